@@ -1,0 +1,72 @@
+// Package agentapi is the contract between the gateway and the agent inside a
+// sandbox: one HTTP port, every request with "Authorization: Bearer <token>".
+//
+//	GET  /v1/status            200 Status
+//	GET  /v1/watch             200 NDJSON of Status: one at once, one at each change (at most 20 a second), one at least every 10 s
+//	POST /v1/kernel/interrupt  204
+//	POST /v1/kernel/restart    200 Status, when the old process is gone and the new one is spawned; works on a dead kernel too
+//	POST /v1/kernel/shutdown   204, when the kernel is gone (asked politely for 5 s, then killed); sockets got "dead" and 1000; the agent then exits 0
+//	GET  /v1/usage             200 Usage
+//	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
+//
+// The caller treats every byte of an agent as hostile: answers are bounded in
+// length and time.
+package agentapi
+
+import (
+	"time"
+
+	"kernelgw/jupyter"
+)
+
+// Config is what the gateway tells an agent about its kernel. It travels as a
+// JSON file that the kernel's user cannot read. What depends on the driver
+// (where to listen, which user to run the kernel as) comes as agent flags.
+type Config struct {
+	Token       string             `json:"token"` // bearer token of this agent's API
+	KernelID    string             `json:"kernel_id"`
+	KernelName  string             `json:"kernel_name"`
+	Spec        jupyter.Kernelspec `json:"spec"`
+	ResourceDir string             `json:"resource_dir"` // replaces {resource_dir} in argv
+	Env         map[string]string  `json:"env,omitempty"`
+	// Cwd is the directory to start in: relative to the home directory, or
+	// absolute. A directory that does not exist walks up to one that does.
+	Cwd string `json:"cwd,omitempty"`
+	// MemoryBytes and Processes end the kernel, with a reason, when all its
+	// processes together exceed them. Zero means no limit.
+	MemoryBytes int64 `json:"memory_bytes,omitempty"`
+	Processes   int64 `json:"processes,omitempty"`
+	// LogBytes is the byte budget of the event log. Zero means DefaultLogBytes.
+	LogBytes int64 `json:"log_bytes,omitempty"`
+	// MaxMessageBytes caps one message in either direction. Zero means
+	// DefaultMaxMessageBytes.
+	MaxMessageBytes int64 `json:"max_message_bytes,omitempty"`
+}
+
+// Defaults of Config.
+const (
+	DefaultLogBytes        = 16 << 20
+	DefaultMaxMessageBytes = 100 << 20
+)
+
+// Status is the state of an agent's kernel.
+type Status struct {
+	KernelID       string        `json:"kernel_id"`
+	ExecutionState jupyter.State `json:"execution_state"`  // starting, idle, busy or dead, by the rules of jupyter_server
+	Ready          bool          `json:"ready"`            // the kernel has answered since its last start
+	Reason         string        `json:"reason,omitempty"` // why it is dead, or why it last restarted by itself
+	LastActivity   time.Time     `json:"last_activity"`
+	Executions     int           `json:"executions"`  // execute requests outstanding
+	Connections    int           `json:"connections"` // open WebSockets
+	Starts         int           `json:"starts"`      // how often a kernel process was started
+	Replayed       uint64        `json:"replayed"`    // messages sent again after a reconnect, in total
+	Dropped        uint64        `json:"dropped"`     // messages that left the event log before a client got them, in total
+}
+
+// Usage is what the sandbox uses now.
+type Usage struct {
+	CPUSeconds  float64 `json:"cpu_seconds"` // user and system, since the start
+	MemoryBytes int64   `json:"memory_bytes"`
+	Processes   int64   `json:"processes"`
+	LogBytes    int64   `json:"log_bytes"` // held by the event log
+}
