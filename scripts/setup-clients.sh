@@ -1,0 +1,107 @@
+#!/bin/sh
+# setup-clients.sh [stock] [clients] [node]
+#
+# Installs the real clients that conformance/clients runs, and the stock
+# jupyter_server that conformance compares with, into .cache. Versions are
+# pinned in conformance/clients/{python,node}. Doing it again costs nothing:
+# each part has a stamp that names its lock file and interpreter.
+# PYTHON and NPM name other interpreters than python3 and npm.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+cache=$root/.cache
+locks=$root/conformance/clients
+python=${PYTHON:-python3}
+npm=${NPM:-npm}
+
+say() { printf 'setup-clients: %s\n' "$*"; }
+fail() {
+	printf 'setup-clients: %s\n' "$*" >&2
+	exit 1
+}
+
+mkdir -p "$cache/venv"
+# Two make targets may need the clients at once.
+if command -v flock >/dev/null 2>&1; then
+	exec 9>"$cache/setup-clients.lock"
+	flock 9
+fi
+
+need_python() {
+	command -v "$python" >/dev/null 2>&1 ||
+		fail "no $python found: install Python 3.11 or newer, or set PYTHON"
+	"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+		fail "$python is $("$python" --version 2>&1): the clients need 3.11 or newer; set PYTHON"
+}
+
+# Debian ships venv without ensurepip; a venv made without pip is filled by the
+# pip outside, where there is one.
+make_venv() {
+	rm -rf "$1"
+	if "$python" -m venv "$1" >"$cache/venv/log" 2>&1; then
+		return
+	fi
+	rm -rf "$1"
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+		say "installing python3-venv"
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv; } >"$cache/venv/log" 2>&1 ||
+			fail "cannot install python3-venv: $(tail -n 1 "$cache/venv/log")"
+		"$python" -m venv "$1" >"$cache/venv/log" 2>&1 && return
+		rm -rf "$1"
+	fi
+	if "$python" -m pip --version >/dev/null 2>&1 &&
+		"$python" -m venv --without-pip "$1" >"$cache/venv/log" 2>&1 &&
+		"$python" -m pip --python "$1/bin/python" install -q pip >"$cache/venv/log" 2>&1; then
+		return
+	fi
+	fail "cannot make a Python environment ($(tail -n 1 "$cache/venv/log")): install python3-venv (Debian, Ubuntu: sudo apt-get install python3-venv)"
+}
+
+setup_venv() {
+	venv=$cache/venv/$1
+	lock=$locks/python/$1.txt
+	need_python
+	want="$(cksum <"$lock") $("$python" --version 2>&1) $venv"
+	if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/stamp" 2>/dev/null)" = "$want" ]; then
+		say "$1: up to date"
+		return
+	fi
+	say "$1: installing $(grep -c '==' "$lock") Python packages into .cache/venv/$1"
+	make_venv "$venv"
+	"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r "$lock" >"$cache/venv/log" 2>&1 || {
+		tail -n 5 "$cache/venv/log" >&2
+		fail "cannot install conformance/clients/python/$1.txt; see .cache/venv/log"
+	}
+	printf '%s\n' "$want" >"$venv/stamp"
+	say "$1: ready"
+}
+
+setup_node() {
+	command -v node >/dev/null 2>&1 && command -v "$npm" >/dev/null 2>&1 ||
+		fail "no node or npm found: install Node.js 20 or newer (with npm)"
+	node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
+		fail "node is $(node --version): @jupyterlab/services needs 20 or newer"
+	want="$(cksum <"$locks/node/package-lock.json") $(node --version)"
+	if [ "$(cat "$cache/node/stamp" 2>/dev/null)" = "$want" ]; then
+		say "node: up to date"
+		return
+	fi
+	say "node: installing @jupyterlab/services into .cache/node"
+	mkdir -p "$cache/node"
+	cp "$locks/node/package.json" "$locks/node/package-lock.json" "$cache/node/"
+	(cd "$cache/node" && "$npm" ci --no-audit --no-fund --ignore-scripts >log 2>&1) || {
+		tail -n 5 "$cache/node/log" >&2
+		fail "cannot install conformance/clients/node/package-lock.json; see .cache/node/log"
+	}
+	printf '%s\n' "$want" >"$cache/node/stamp"
+	say "node: ready"
+}
+
+[ $# -gt 0 ] || set -- stock clients node
+for part in "$@"; do
+	case $part in
+	stock | clients) setup_venv "$part" ;;
+	node) setup_node ;;
+	*) fail "unknown part $part: one of stock, clients, node" ;;
+	esac
+done
