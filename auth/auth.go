@@ -37,6 +37,9 @@ type Principal struct {
 	Workspaces  []string // those it may use; the first is its default
 	Owner       bool     // the single user of a server without a user list
 	Method      Method
+	// Credential names the long-lived credential that this one comes from,
+	// without revealing it: what is made with it dies with it.
+	Credential string
 	// Revoked is closed when the credential stops being valid (logout,
 	// revocation); open WebSockets then end. Nil means it never is.
 	Revoked <-chan struct{}

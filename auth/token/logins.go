@@ -1,0 +1,142 @@
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"kernelgw/auth"
+	"kernelgw/kernelgw/registry"
+)
+
+// maxLogins is how many logins a user has at a time; the oldest end first.
+const maxLogins = 64
+
+// login is the stored document of a login. Its id is the hash of its secret.
+type login struct {
+	User       string    `json:"user"`
+	Credential string    `json:"credential"`
+	Created    time.Time `json:"created"`
+	Expires    time.Time `json:"expires"`
+}
+
+// Login implements auth.Logins.
+func (a *Authenticator) Login(ctx context.Context, p auth.Principal) (string, error) {
+	if err := a.trimLogins(ctx, p.Subject); err != nil {
+		return "", fmt.Errorf("cannot log in: %w", err)
+	}
+	now := time.Now().UTC()
+	value, err := json.Marshal(login{
+		User: p.Subject, Credential: p.Credential, Created: now, Expires: now.Add(auth.LoginLifetime),
+	})
+	if err != nil {
+		return "", err
+	}
+	secret := auth.NewSecret()
+	if _, err := a.store.Put(ctx, registry.Record{Kind: registry.Logins, ID: Hash(secret), Value: value}); err != nil {
+		return "", fmt.Errorf("cannot log in: %w", err)
+	}
+	return secret, nil
+}
+
+// Logout implements auth.Logins.
+func (a *Authenticator) Logout(ctx context.Context, secret string) error {
+	return a.endLogin(ctx, Hash(secret))
+}
+
+func (a *Authenticator) endLogin(ctx context.Context, id string) error {
+	if err := a.store.Delete(ctx, registry.Logins, id); err != nil {
+		return fmt.Errorf("cannot log out: %w", err)
+	}
+	a.live.end("login " + id)
+	return nil
+}
+
+func (a *Authenticator) login(ctx context.Context, secret string) (auth.Principal, error) {
+	id := Hash(secret)
+	l, err := a.readLogin(ctx, id)
+	if err != nil {
+		return auth.Principal{}, err
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	u, ok := a.user(l.User, l.Credential)
+	if !ok {
+		return auth.Principal{}, fmt.Errorf("the login's user or token is gone: %w", auth.ErrDenied)
+	}
+	p := principal(u, auth.MethodCookie, l.Credential)
+	p.Revoked = a.live.watch("login "+id, owner{
+		user: l.User, credential: l.Credential, workspaces: p.Workspaces, expires: l.Expires,
+	})
+	// Read again: a logout between the first reading and watch would never
+	// close the channel.
+	if _, err := a.readLogin(ctx, id); err != nil {
+		if errors.Is(err, auth.ErrDenied) {
+			a.live.end("login " + id)
+		}
+		return auth.Principal{}, err
+	}
+	return p, nil
+}
+
+func (a *Authenticator) readLogin(ctx context.Context, id string) (login, error) {
+	r, err := a.store.Get(ctx, registry.Logins, id)
+	if errors.Is(err, registry.ErrNotFound) {
+		return login{}, fmt.Errorf("unknown login: %w", auth.ErrDenied)
+	}
+	if err != nil {
+		return login{}, fmt.Errorf("cannot read a login: %w", err)
+	}
+	var l login
+	if err := json.Unmarshal(r.Value, &l); err != nil {
+		return login{}, fmt.Errorf("unreadable login: %w", auth.ErrDenied)
+	}
+	if !time.Now().Before(l.Expires) {
+		return login{}, fmt.Errorf("expired login: %w", auth.ErrDenied)
+	}
+	return l, nil
+}
+
+// trimLogins ends what is dead of all users, and makes room for one more login
+// of the user.
+func (a *Authenticator) trimLogins(ctx context.Context, user string) error {
+	records, err := a.store.List(ctx, registry.Logins)
+	if err != nil {
+		return err
+	}
+	type own struct {
+		id      string
+		created time.Time
+	}
+	var mine []own
+	for _, r := range records {
+		var l login
+		if json.Unmarshal(r.Value, &l) != nil || !a.loginAlive(l) {
+			if err := a.endLogin(ctx, r.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		if l.User == user {
+			mine = append(mine, own{r.ID, l.Created})
+		}
+	}
+	slices.SortFunc(mine, func(x, y own) int { return x.created.Compare(y.created) })
+	for len(mine) >= maxLogins {
+		if err := a.endLogin(ctx, mine[0].id); err != nil {
+			return err
+		}
+		mine = mine[1:]
+	}
+	return nil
+}
+
+func (a *Authenticator) loginAlive(l login) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	_, ok := a.user(l.User, l.Credential)
+	return ok && time.Now().Before(l.Expires)
+}
