@@ -1,0 +1,351 @@
+package zmq
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+)
+
+// guard is the net.Conn that a zmq4.Conn reads from and writes to. It follows
+// ZMTP 3.0 on the reading side and passes on only what zmq4 v0.17.0 survives.
+// Without it, from its source and from trials, a kernel can do this to zmq4:
+//
+//   - claim a frame of 2^49 bytes: makeslice panics, the process dies;
+//   - claim 8 GiB: they are allocated at once;
+//   - send a READY with a short property or an unknown Socket-Type: panic;
+//   - accept and never greet: Open waits for ever (dialChannel sets a deadline);
+//   - send PING: the PONG lacks its context, and is written between the frames
+//     of a message that another goroutine sends;
+//   - send any other command: it arrives as a message.
+//
+// It also buffers: zmq4 reads two or three times for each frame.
+//
+// A message over the limit does not end the connection, unless it is so far over
+// that skipping it makes no sense: the guard lets the frames up to the limit
+// pass, puts an empty last frame in the place of the rest, and remembers that
+// it did (takeSkipped).
+type guard struct {
+	net.Conn
+
+	// set at construction
+	peers    string // Socket-Types that may be at the other end, each with spaces around it
+	maxBytes uint64 // of a message
+
+	// owned by the reader
+	r       *bufio.Reader
+	phase   phase
+	left    uint64 // bytes of the present greeting or frame that the reader may still have
+	instead []byte // what the reader gets before anything else of r
+	bytes   uint64 // of the present message so far
+	frames  int    // of the present message so far
+	skipped uint64 // size of the message that was cut, 0 when it was whole
+
+	// owned by the dialer until the loops start
+	out *outbox // nil during the handshake: then writes go through at once
+}
+
+type phase uint8
+
+const (
+	atGreeting phase = iota
+	atReady
+	atTraffic
+)
+
+// Limits of ZMTP frames. A message is skipped, not refused, up to skipFactor
+// times the limit, because an output too large is a user's mistake and no attack.
+const (
+	greetingBytes   = 64
+	maxReadyBytes   = 4 << 10
+	maxCommandBytes = 512
+	maxFrames       = 1 << 14
+	frameCost       = 64 // what a frame costs us beside its bytes
+	skipFactor      = 16
+	readBufferBytes = 64 << 10 // more than a frame header and maxReadyBytes
+
+	flagMore     = 1
+	flagLong     = 2
+	flagCommand  = 4
+	flagReserved = 0xff &^ (flagMore | flagLong | flagCommand)
+)
+
+func newGuard(conn net.Conn, peers string, maxBytes int64) *guard {
+	return &guard{
+		Conn:     conn,
+		peers:    peers,
+		maxBytes: uint64(maxBytes),
+		r:        bufio.NewReaderSize(conn, readBufferBytes),
+	}
+}
+
+// Read gives out the bytes of checked frames.
+func (g *guard) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if g.left == 0 && len(g.instead) == 0 {
+		if err := g.next(); err != nil {
+			return 0, err
+		}
+	}
+	if len(g.instead) > 0 {
+		n := copy(p, g.instead)
+		g.instead = g.instead[n:]
+		return n, nil
+	}
+	n, err := g.r.Read(p[:min(uint64(len(p)), g.left)])
+	g.left -= uint64(n)
+	if err == io.EOF && g.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// Write sends during the handshake, and queues afterwards.
+func (g *guard) Write(p []byte) (int, error) {
+	if g.out == nil {
+		return g.Conn.Write(p)
+	}
+	return len(p), g.out.append(p)
+}
+
+// takeSkipped returns the size of the message that was just received when the
+// guard cut it, and 0 when it is whole.
+func (g *guard) takeSkipped() uint64 {
+	n := g.skipped
+	g.skipped = 0
+	return n
+}
+
+// next lets one unit of the protocol pass.
+func (g *guard) next() error {
+	switch g.phase {
+	case atGreeting:
+		g.left, g.phase = greetingBytes, atReady
+		return nil
+	case atReady:
+		return g.ready()
+	}
+	for {
+		f, err := g.header()
+		if err != nil {
+			return err
+		}
+		if f.command {
+			if err := g.command(f); err != nil {
+				return err
+			}
+			continue
+		}
+		pass, err := g.account(f)
+		if err != nil {
+			return err
+		}
+		if pass {
+			g.left = f.head + f.body
+			return nil
+		}
+		if err := g.skip(f); err != nil {
+			return err
+		}
+		g.instead = []byte{0, 0} // an empty frame, the last of its message
+		return nil
+	}
+}
+
+// frame is what a frame header says.
+type frame struct {
+	head, body    uint64 // lengths
+	more, command bool
+}
+
+// header looks at the next frame header and leaves it in the buffer.
+func (g *guard) header() (frame, error) {
+	b, err := g.peek(2)
+	if err != nil {
+		return frame{}, err
+	}
+	flags := b[0]
+	f := frame{head: 2, body: uint64(b[1]), more: flags&flagMore != 0, command: flags&flagCommand != 0}
+	if flags&flagReserved != 0 || f.more && f.command {
+		return frame{}, fmt.Errorf("%w: frame flags %#02x", ErrProtocol, flags)
+	}
+	if flags&flagLong != 0 {
+		if b, err = g.peek(9); err != nil {
+			return frame{}, err
+		}
+		f.head, f.body = 9, binary.BigEndian.Uint64(b[1:])
+	}
+	return f, nil
+}
+
+// account adds a frame to the present message and reports whether it is within
+// the limits.
+func (g *guard) account(f frame) (bool, error) {
+	if f.body > skipFactor*g.maxBytes || g.bytes+f.body > skipFactor*g.maxBytes {
+		return false, fmt.Errorf("%w: a frame of %d bytes, the limit of a message is %d", ErrProtocol, f.body, g.maxBytes)
+	}
+	g.bytes += f.body
+	g.frames++
+	pass := g.bytes+frameCost*uint64(g.frames) <= g.maxBytes+frameCost*16 && g.frames <= maxFrames
+	if pass && !f.more {
+		g.bytes, g.frames = 0, 0
+	}
+	return pass, nil
+}
+
+// skip discards a frame and all frames of its message after it.
+func (g *guard) skip(f frame) error {
+	for {
+		if err := g.discard(f.head + f.body); err != nil {
+			return err
+		}
+		if !f.more {
+			g.skipped, g.bytes, g.frames = g.bytes, 0, 0
+			return nil
+		}
+		for {
+			var err error
+			if f, err = g.header(); err != nil {
+				return err
+			}
+			if !f.command {
+				break
+			}
+			if err = g.command(f); err != nil {
+				return err
+			}
+		}
+		if _, err := g.account(f); err != nil {
+			return err
+		}
+	}
+}
+
+// discard is for any length; bufio's own takes an int.
+func (g *guard) discard(n uint64) error {
+	for n > 0 {
+		d, err := g.r.Discard(int(min(n, 1<<30)))
+		if err != nil {
+			return unexpected(err)
+		}
+		n -= uint64(d)
+	}
+	return nil
+}
+
+// command answers a PING and ignores the rest.
+func (g *guard) command(f frame) error {
+	name, body, err := g.peekCommand(f, maxCommandBytes)
+	if err != nil {
+		return err
+	}
+	// The body of a PING is a time-to-live and a context that the PONG repeats
+	// (ZMTP 3.1, section "Connection Heartbeating").
+	if name == "PING" && len(body) >= 2 && len(body) <= 2+16 && g.out != nil {
+		context := body[2:]
+		pong := append([]byte{flagCommand, byte(5 + len(context)), 4, 'P', 'O', 'N', 'G'}, context...)
+		if err := g.out.appendCommand(pong); err != nil {
+			return err
+		}
+	}
+	return g.discard(f.head + f.body)
+}
+
+// ready lets the READY command pass when zmq4 can read it.
+func (g *guard) ready() error {
+	f, err := g.header()
+	if err != nil {
+		return err
+	}
+	if !f.command {
+		return fmt.Errorf("%w: a message during the handshake", ErrProtocol)
+	}
+	name, body, err := g.peekCommand(f, maxReadyBytes)
+	if err != nil {
+		return err
+	}
+	if name != "READY" {
+		return fmt.Errorf("%w: command %.32q during the handshake", ErrProtocol, name)
+	}
+	if err := g.checkProperties(body); err != nil {
+		return err
+	}
+	g.left, g.phase = f.head+f.body, atTraffic
+	return nil
+}
+
+// checkProperties checks the metadata of READY: well formed, names of letters
+// only as the grammar says, and exactly one Socket-Type, of a fitting kind.
+func (g *guard) checkProperties(b []byte) error {
+	socketType := ""
+	for len(b) > 0 {
+		n := int(b[0])
+		if n == 0 || len(b) < 1+n+4 {
+			return fmt.Errorf("%w: READY has a truncated property", ErrProtocol)
+		}
+		key := b[1 : 1+n]
+		for _, c := range key {
+			if !isNameChar(c) {
+				return fmt.Errorf("%w: READY has a property named %q", ErrProtocol, key)
+			}
+		}
+		size := uint64(binary.BigEndian.Uint32(b[1+n:]))
+		b = b[1+n+4:]
+		if size > uint64(len(b)) {
+			return fmt.Errorf("%w: READY has a truncated property", ErrProtocol)
+		}
+		if strings.EqualFold(string(key), "Socket-Type") {
+			if socketType != "" {
+				return fmt.Errorf("%w: READY has two socket types", ErrProtocol)
+			}
+			socketType = string(b[:size])
+		}
+		b = b[size:]
+	}
+	if socketType == "" || strings.Contains(socketType, " ") || !strings.Contains(g.peers, " "+socketType+" ") {
+		return fmt.Errorf("%w: its socket is a %.16q, not one of%s", ErrProtocol, socketType, g.peers)
+	}
+	return nil
+}
+
+func isNameChar(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_.+", c) >= 0
+}
+
+// peekCommand splits a command and leaves it in the buffer.
+func (g *guard) peekCommand(f frame, limit uint64) (name string, body []byte, err error) {
+	if f.body == 0 || f.body > limit {
+		return "", nil, fmt.Errorf("%w: a command of %d bytes", ErrProtocol, f.body)
+	}
+	b, err := g.peek(int(f.head + f.body))
+	if err != nil {
+		return "", nil, err
+	}
+	b = b[f.head:]
+	n := int(b[0])
+	if 1+n > len(b) {
+		return "", nil, fmt.Errorf("%w: a truncated command", ErrProtocol)
+	}
+	return string(b[1 : 1+n]), b[1+n:], nil
+}
+
+// peek returns the next n bytes. io.EOF means that the peer closed between two
+// frames.
+func (g *guard) peek(n int) ([]byte, error) {
+	b, err := g.r.Peek(n)
+	if err != nil && len(b) > 0 {
+		err = unexpected(err)
+	}
+	return b, err
+}
+
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
