@@ -1,0 +1,45 @@
+# kernelgw: run `make help` for what there is.
+SHELL := /bin/sh
+export CGO_ENABLED = 0
+
+TOOLS := .cache/tools/bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+RUN_FLAGS ?=
+
+.PHONY: help build image run test check bench clients tools clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+build: ## build bin/kernelgw and bin/kernelagent
+	@mkdir -p bin
+	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/kernelgw ./cmd/kernelagent
+
+$(TOOLS)/runsc: tools/gvisor/go.mod tools/gvisor/go.sum scripts/build-runsc.sh
+	@scripts/build-runsc.sh
+	@touch $@
+
+image: build ## build the default image into .cache/images (once; seconds when nothing changed)
+	@bin/kernelgw image build --image-store .cache/images
+
+run: build image $(TOOLS)/runsc ## install what is missing, start the gateway, print the URL (RUN_FLAGS="--listen ...")
+	@exec bin/kernelgw serve --data-dir .cache/data --on-exit stop $(RUN_FLAGS)
+
+tools: ## install what checks and tests need into .cache
+	@scripts/setup-tools.sh
+
+clients: ## install the real clients and the stock server for the tests into .cache
+	@scripts/setup-clients.sh
+
+check: tools ## formatters, linters, import rules, generated docs, known vulnerabilities
+	@scripts/check.sh
+
+test: build image $(TOOLS)/runsc tools clients ## everything: check, unit and race tests, real kernels, real clients
+	@scripts/check.sh
+	@scripts/test.sh
+
+bench: build image $(TOOLS)/runsc clients ## measure against a stock jupyter_server, write docs/performance.md
+	go run ./bench -o docs/performance.md
+
+clean: ## remove bin; .cache stays (remove it by hand to start from nothing)
+	rm -rf bin

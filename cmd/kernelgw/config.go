@@ -1,0 +1,268 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/v2"
+)
+
+// Config is everything that can be set. Each field is a flag of serve, an
+// environment variable KERNELGW_* and a key of the configuration file (with
+// underscores); a flag wins over the environment, which wins over the file.
+// Users are set only in the file.
+type Config struct {
+	Listen      string   `help:"Address to listen on, host:port. When it is not set and the default port is taken, the next free one is used." default:"127.0.0.1:8888"`
+	DataDir     string   `help:"Directory of everything that the gateway keeps." default:"${data_dir}" type:"path"`
+	BaseURL     string   `help:"Path under which everything is served, as in /prefix/." default:"/"`
+	Token       string   `help:"Token of the single user. Without one, and without users, a random token is made and kept in the data directory. JUPYTER_TOKEN and JUPYTER_TOKEN_FILE are honoured too."`
+	TLSCert     string   `help:"PEM certificate chain; serves HTTPS. Needs tls-key." type:"path"`
+	TLSKey      string   `help:"PEM key of tls-cert." type:"path"`
+	AllowOrigin []string `help:"Origins of web pages on other hosts that may use the API, as in https://notebooks.example.org. Compared exactly."`
+
+	Driver        string        `help:"What makes sandboxes: auto, gvisor, or process (no isolation; for trusted code only, never chosen by auto)." enum:"auto,gvisor,process" default:"auto"`
+	Image         string        `help:"Image of the sandboxes, by name or digest in the image store." default:"default"`
+	ImageStore    string        `help:"Directory of images. Default: images in the data directory if there are any, else .cache/images beside the binary's directory." type:"path"`
+	DefaultKernel string        `help:"Kernelspec that is used when a client names none." default:"python3"`
+	CPUs          float64       `name:"cpus" help:"CPU cores of each sandbox; 0 means no limit." default:"0"`
+	Memory        ByteSize      `help:"Memory of each sandbox, as in 2GiB; 0 means no limit." default:"2GiB"`
+	Processes     int64         `help:"Processes and threads of each sandbox; 0 means no limit." default:"512"`
+	Disk          ByteSize      `help:"Size of each sandbox's writable layer; 0 means no limit." default:"4GiB"`
+	AllowedEnv    []string      `help:"Environment variables that clients may set for a kernel beside KERNEL_*."`
+	StartTimeout  time.Duration `help:"Time to make a sandbox and reach its agent." default:"2m"`
+	WorkDir       string        `help:"Directory in which kernels of the process driver start. Default: the current one." type:"path"`
+
+	MaxMessage    ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
+	DrainTimeout  time.Duration `help:"Time that a stopping gateway gives its connections." default:"10s"`
+	OnExit        string        `help:"What becomes of kernels when the gateway is stopped by a signal: keep (the next gateway adopts them) or stop." enum:"keep,stop" default:"keep"`
+	MetricsPublic bool          `help:"Serve /metrics without a token."`
+	LogLevel      string        `help:"Least level that is logged." enum:"debug,info,warn,error" default:"info"`
+	LogFormat     string        `help:"Form of log lines." enum:"text,json" default:"text"`
+	Runsc         string        `help:"The runsc binary of the gvisor driver. Default: .cache/tools/bin/runsc beside the binary's directory, else runsc in PATH." type:"path"`
+	Agent         string        `help:"The agent binary. Default: kernelagent beside this binary." type:"path"`
+
+	Users []UserConfig `kong:"-" json:"users,omitempty"`
+}
+
+// UserConfig is a user as the configuration file names it. Only the SHA-256 of
+// a token is kept (kernelgw token new makes both).
+type UserConfig struct {
+	Name        string   `koanf:"name" json:"name"`
+	DisplayName string   `koanf:"display_name" json:"display_name,omitempty"`
+	TokenSHA256 []string `koanf:"token_sha256" json:"token_sha256"`
+	Workspaces  []string `koanf:"workspaces" json:"workspaces"` // the first is the default
+}
+
+// ByteSize is a number of bytes, written as a plain number or with a unit:
+// KiB, MiB, GiB, TiB, or the decimal KB, MB, GB, TB.
+type ByteSize int64
+
+var byteUnits = map[string]float64{
+	"": 1, "b": 1,
+	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+	"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
+}
+
+var byteSize = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)$`)
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *ByteSize) UnmarshalText(text []byte) error {
+	parts := byteSize.FindStringSubmatch(strings.TrimSpace(string(text)))
+	if parts == nil {
+		return fmt.Errorf("%q is not a size: write it as 512MiB or 2GiB", text)
+	}
+	unit, ok := byteUnits[strings.ToLower(parts[2])]
+	if !ok {
+		return fmt.Errorf("%q has an unknown unit: use KiB, MiB, GiB or TiB", text)
+	}
+	number, err := strconv.ParseFloat(parts[1], 64)
+	if err != nil || number*unit > 1<<60 {
+		return fmt.Errorf("%q is too large", text)
+	}
+	*b = ByteSize(number * unit)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (b ByteSize) MarshalText() ([]byte, error) {
+	for _, unit := range []struct {
+		name string
+		size ByteSize
+	}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if b >= unit.size && b%unit.size == 0 {
+			return fmt.Appendf(nil, "%d%s", b/unit.size, unit.name), nil
+		}
+	}
+	return fmt.Append(nil, int64(b)), nil
+}
+
+var userName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
+
+var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// Validate names the first key that is wrong, and what to do about it.
+func (c *Config) Validate() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("listen: %q is not host:port; write 127.0.0.1:8888, or :8888 for all addresses", c.Listen)
+	}
+	if !strings.HasPrefix(c.BaseURL, "/") || strings.ContainsAny(c.BaseURL, "?#% ") || strings.Contains(c.BaseURL, "//") {
+		return fmt.Errorf("base_url: %q is not a path like /prefix/", c.BaseURL)
+	}
+	if !strings.HasSuffix(c.BaseURL, "/") {
+		c.BaseURL += "/"
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls_cert, tls_key: set both or none")
+	}
+	if c.CPUs < 0 || c.Processes < 0 {
+		return errors.New("cpus, processes: a limit cannot be negative; 0 means none")
+	}
+	for _, origin := range c.AllowOrigin {
+		if u, err := url.Parse(origin); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || origin != strings.ToLower(origin) {
+			return fmt.Errorf("allow_origin: %q is not an origin; write it as https://host or https://host:port, lower case, without a path", origin)
+		}
+	}
+	if c.Token != "" && len(c.Users) > 0 {
+		return errors.New("token: it is for a single user, but users are configured; give each user a token_sha256 and unset token (also JUPYTER_TOKEN)")
+	}
+	seen := map[string]bool{}
+	for i, u := range c.Users {
+		if !userName.MatchString(u.Name) || seen[u.Name] {
+			return fmt.Errorf("users[%d].name: %q is missing, given twice, or has other characters than letters, digits and . _ @ -", i, u.Name)
+		}
+		seen[u.Name] = true
+		if len(u.TokenSHA256) == 0 {
+			return fmt.Errorf("users[%d].token_sha256: user %s has no token; make one with: kernelgw token new", i, u.Name)
+		}
+		for _, hash := range u.TokenSHA256 {
+			if b, err := hex.DecodeString(hash); err != nil || len(b) != 32 {
+				return fmt.Errorf("users[%d].token_sha256: not 64 hexadecimal digits; it is the hash, not the token: kernelgw token new prints both", i)
+			}
+		}
+		if len(u.Workspaces) == 0 {
+			c.Users[i].Workspaces = []string{u.Name}
+		}
+		for _, w := range c.Users[i].Workspaces {
+			if !workspaceName.MatchString(w) {
+				return fmt.Errorf("users[%d].workspaces: %q has other characters than letters, digits and . _ -", i, w)
+			}
+		}
+	}
+	return nil
+}
+
+// fileResolver gives kong the values of the configuration file.
+type fileResolver struct {
+	path   string
+	values *koanf.Koanf
+	getenv func(string) string
+}
+
+// loadFile reads a configuration file; an empty path gives an empty one.
+func loadFile(path string, getenv func(string) string) (*fileResolver, error) {
+	r := &fileResolver{path: path, values: koanf.New("."), getenv: getenv}
+	if path == "" {
+		return r, nil
+	}
+	if err := r.values.Load(file.Provider(path), yaml.Parser()); err != nil {
+		return nil, fmt.Errorf("cannot read configuration file %s: %w", path, err)
+	}
+	return r, nil
+}
+
+func fileKey(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
+
+// Validate implements kong.Resolver: a key that nothing reads is a mistake.
+func (r *fileResolver) Validate(app *kong.Application) error {
+	known := map[string]bool{"users": true}
+	for _, command := range app.Children {
+		for _, flag := range command.Flags {
+			known[fileKey(flag.Name)] = true
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(r.values.Raw())) {
+		if !known[key] {
+			return fmt.Errorf("configuration file %s: unknown key %q; kernelgw config print lists all keys", r.path, key)
+		}
+	}
+	return nil
+}
+
+// Resolve implements kong.Resolver.
+func (r *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	for _, env := range flag.Envs {
+		if r.getenv(env) != "" {
+			return nil, nil // kong has taken the environment's value, which wins
+		}
+	}
+	key := fileKey(flag.Name)
+	if !r.values.Exists(key) {
+		return nil, nil
+	}
+	switch value := r.values.Get(key).(type) {
+	case []any:
+		items := make([]string, len(value))
+		for i, item := range value {
+			items[i] = fmt.Sprint(item)
+		}
+		return strings.Join(items, ","), nil
+	case bool:
+		return value, nil
+	default:
+		return fmt.Sprint(value), nil
+	}
+}
+
+// users reads the users of the configuration file.
+func (r *fileResolver) users() (users []UserConfig, err error) {
+	err = r.values.UnmarshalWithConf("users", &users, koanf.UnmarshalConf{Tag: "koanf"})
+	if err != nil {
+		return nil, fmt.Errorf("configuration file %s: users: %w", r.path, err)
+	}
+	return users, nil
+}
+
+// defaultDataDir is where root and ordinary users keep such things.
+func defaultDataDir(getenv func(string) string) string {
+	if os.Getuid() == 0 {
+		return "/var/lib/kernelgw"
+	}
+	base := getenv("XDG_DATA_HOME")
+	if base == "" {
+		base = filepath.Join(getenv("HOME"), ".local", "share")
+	}
+	return filepath.Join(base, "kernelgw")
+}
+
+// jupyterToken is the token that Jupyter's own conventions give.
+func jupyterToken(getenv func(string) string) (string, error) {
+	if token := getenv("JUPYTER_TOKEN"); token != "" {
+		return token, nil
+	}
+	if token := getenv("KG_AUTH_TOKEN"); token != "" {
+		return token, nil
+	}
+	path := getenv("JUPYTER_TOKEN_FILE")
+	if path == "" {
+		return "", nil
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the token of JUPYTER_TOKEN_FILE: %w", err)
+	}
+	return strings.TrimSpace(string(content)), nil
+}

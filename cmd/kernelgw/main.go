@@ -1,0 +1,180 @@
+// Command kernelgw is a Jupyter server for untrusted code: every kernel runs
+// in a sandbox of its own.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the build.
+var version = "devel"
+
+// CLI is the command line.
+type CLI struct {
+	ConfigFile string `name:"config" help:"YAML configuration file." type:"path"`
+
+	Serve   ServeCmd   `cmd:"" help:"Run the gateway."`
+	Doctor  DoctorCmd  `cmd:"" help:"Tell what this host can do, and which driver would be chosen and why."`
+	Image   ImageCmd   `cmd:"" help:"Build, fetch and list images of sandboxes."`
+	Config  ConfigCmd  `cmd:"" help:"Check or print the configuration."`
+	Token   TokenCmd   `cmd:"" help:"Make tokens for users."`
+	Routes  RoutesCmd  `cmd:"" help:"Print the route table."`
+	Version VersionCmd `cmd:"" help:"Print the version."`
+}
+
+// environment is what commands get from the outside.
+type environment struct {
+	ctx            context.Context // ends at the first SIGINT or SIGTERM
+	getenv         func(string) string
+	stdout, stderr io.Writer
+	file           *fileResolver
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "kernelgw:", err)
+		os.Exit(1)
+	}
+}
+
+// run parses the command line and runs the command that it names.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	path, err := configPath(args, getenv)
+	if err != nil {
+		return err
+	}
+	file, err := loadFile(path, getenv)
+	if err != nil {
+		return err
+	}
+	var cli CLI
+	parser, err := kong.New(&cli,
+		kong.Name("kernelgw"),
+		kong.Description("A Jupyter server for untrusted code: every kernel runs in a sandbox of its own."),
+		kong.DefaultEnvars("KERNELGW"),
+		kong.Vars{"data_dir": defaultDataDir(getenv)},
+		kong.Resolvers(file),
+		kong.Writers(stdout, stderr),
+		kong.UsageOnError(),
+	)
+	if err != nil {
+		return fmt.Errorf("the command line is defined wrongly: %w", err)
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return err
+	}
+	return parsed.Run(&environment{ctx: ctx, getenv: getenv, stdout: stdout, stderr: stderr, file: file})
+}
+
+// configPath finds --config before the rest is parsed, because the file gives
+// values to the rest.
+func configPath(args []string, getenv func(string) string) (string, error) {
+	for i, arg := range args {
+		if value, ok := strings.CutPrefix(arg, "--config="); ok {
+			return value, nil
+		}
+		if arg == "--config" {
+			if i+1 == len(args) {
+				return "", errors.New("--config: name the file")
+			}
+			return args[i+1], nil
+		}
+	}
+	return getenv("KERNELGW_CONFIG"), nil
+}
+
+// complete adds to the parsed flags what they do not hold, and validates all.
+func (c *Config) complete(env *environment) (err error) {
+	if c.Users, err = env.file.users(); err != nil {
+		return err
+	}
+	if c.Token == "" && len(c.Users) == 0 {
+		if c.Token, err = jupyterToken(env.getenv); err != nil {
+			return err
+		}
+	}
+	return c.Validate()
+}
+
+// ConfigCmd checks or prints the configuration.
+type ConfigCmd struct {
+	Check ConfigCheckCmd `cmd:"" help:"Check the configuration file, the environment and the flags."`
+	Print ConfigPrintCmd `cmd:"" help:"Print the configuration in effect, without secrets."`
+}
+
+// ConfigCheckCmd checks the configuration.
+type ConfigCheckCmd struct{ Config }
+
+// Run checks the configuration; its error names the key and the remedy.
+func (c *ConfigCheckCmd) Run(env *environment) error {
+	if err := c.complete(env); err != nil {
+		return err
+	}
+	fmt.Fprintln(env.stdout, "the configuration is valid")
+	return nil
+}
+
+// ConfigPrintCmd prints the configuration.
+type ConfigPrintCmd struct{ Config }
+
+// Run prints the configuration in effect in the form of the file.
+func (c *ConfigPrintCmd) Run(env *environment) error {
+	if err := c.complete(env); err != nil {
+		return err
+	}
+	return printConfig(env.stdout, c.Config)
+}
+
+// TokenCmd makes tokens.
+type TokenCmd struct {
+	New TokenNewCmd `cmd:"" help:"Make a token for a user of the configuration file."`
+}
+
+// TokenNewCmd makes a token.
+type TokenNewCmd struct{}
+
+// Run prints a new token, for the user, and its hash, for the file.
+func (*TokenNewCmd) Run(env *environment) error {
+	token := newToken()
+	hash := sha256.Sum256([]byte(token))
+	fmt.Fprintf(env.stdout, "token (give it to the user; it is not kept):  %s\ntoken_sha256 (for the configuration file):     %s\n",
+		token, hex.EncodeToString(hash[:]))
+	return nil
+}
+
+// newToken returns a token of 192 random bits, as Jupyter's are.
+func newToken() string {
+	var random [24]byte
+	rand.Read(random[:]) // never fails: it ends the program instead
+	return hex.EncodeToString(random[:])
+}
+
+// VersionCmd prints the version.
+type VersionCmd struct {
+	JSON bool `help:"Print JSON."`
+}
+
+// Run prints the version.
+func (c *VersionCmd) Run(env *environment) error {
+	if c.JSON {
+		return json.NewEncoder(env.stdout).Encode(map[string]string{"version": version})
+	}
+	fmt.Fprintln(env.stdout, "kernelgw", version)
+	return nil
+}

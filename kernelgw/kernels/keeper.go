@@ -1,0 +1,223 @@
+package kernels
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"kernelgw/jupyter"
+	"kernelgw/kernelgw/registry"
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
+)
+
+// keep makes the sandbox that spec describes and then keeps the kernel in it.
+// The result of making it goes to created, which has room for it.
+func (m *Manager) keep(ctx context.Context, k *kernel, spec sandboxes.Spec, created chan<- error) {
+	defer k.report()
+	making, cancel := context.WithTimeout(ctx, m.o.StartTimeout)
+	sandbox, err := m.o.Driver.Create(making, spec)
+	cancel()
+	created <- err
+	if err != nil {
+		m.o.Metrics.KernelStarts.WithLabelValues("failed").Inc()
+		m.o.Metrics.SandboxErrors.WithLabelValues("create").Inc()
+		m.o.Log.Error("cannot create a sandbox", "kernel", k.record.ID, "sandbox", spec.ID, "error", err)
+		reason := "cannot create its sandbox: " + err.Error()
+		if m.ctx.Err() != nil {
+			reason = "the gateway stopped while the kernel was starting"
+		}
+		m.ended(ctx, k, spec.ID, reason)
+		return
+	}
+	m.keepAdopted(ctx, k, sandbox)
+}
+
+// keepAdopted keeps a kernel whose sandbox exists until the sandbox ends or
+// ctx does.
+func (m *Manager) keepAdopted(ctx context.Context, k *kernel, sandbox sandboxes.Sandbox) {
+	defer k.report()
+	following, stop := context.WithCancel(ctx)
+	var failure string // owned by the follower until it is joined
+	var follower sync.WaitGroup
+	follower.Go(func() { failure = m.follow(following, k, sandbox) })
+
+	exit, err := m.wait(ctx, sandbox.Spec.ID)
+	stop()
+	follower.Wait()
+	if err != nil {
+		return // the gateway stops, or the kernel is being shut down
+	}
+	switch {
+	case failure != "":
+		m.ended(ctx, k, sandbox.Spec.ID, failure)
+	case exit.Reason != "":
+		m.ended(ctx, k, sandbox.Spec.ID, exit.Reason)
+	case exit.Code == 0:
+		// The agent ends so when its kernel was shut down, by whichever way.
+		m.terminated(ctx, k, sandbox.Spec.ID)
+	default:
+		m.ended(ctx, k, sandbox.Spec.ID, fmt.Sprintf("its sandbox ended with exit code %d", exit.Code))
+	}
+}
+
+// wait waits for a sandbox's end. Its error is only ever that of ctx.
+func (m *Manager) wait(ctx context.Context, sandbox string) (sandboxes.Exit, error) {
+	for {
+		exit, err := m.o.Driver.Wait(ctx, sandbox)
+		if err == nil {
+			return exit, nil
+		}
+		if ctx.Err() != nil {
+			return sandboxes.Exit{}, ctx.Err()
+		}
+		if errors.Is(err, sandboxes.ErrNotFound) {
+			return sandboxes.Exit{Code: -1, Reason: "its sandbox disappeared", At: time.Now()}, nil
+		}
+		m.o.Log.Error("cannot watch a sandbox; trying again", "sandbox", sandbox, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// follow keeps the kernel's status up to date from its agent until ctx ends.
+// When the agent cannot be reached at all, it destroys the sandbox and says
+// why.
+func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandbox) (failure string) {
+	client, err := agentOf(sandbox)
+	if err == nil {
+		reaching, cancel := context.WithTimeout(ctx, m.o.StartTimeout)
+		err = client.WaitReady(reaching)
+		cancel()
+	}
+	if ctx.Err() != nil {
+		return ""
+	}
+	if err != nil {
+		m.o.Metrics.AgentErrors.WithLabelValues("ready").Inc()
+		m.o.Metrics.KernelStarts.WithLabelValues("failed").Inc()
+		m.o.Log.Error("the agent of a new sandbox does not answer", "kernel", k.record.ID, "sandbox", sandbox.Spec.ID, "error", err)
+		m.destroy(ctx, sandbox.Spec.ID)
+		return "its sandbox did not answer"
+	}
+	m.mu.Lock()
+	k.agent = client
+	k.notify()
+	m.mu.Unlock()
+
+	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		err := client.Watch(ctx, func(st agentapi.Status) {
+			pause = shortest
+			m.observe(k, st)
+		})
+		select {
+		case <-ctx.Done():
+			return ""
+		case <-time.After(pause):
+		}
+		m.o.Metrics.AgentErrors.WithLabelValues("watch").Inc()
+		m.o.Log.Debug("lost an agent's status; asking again", "kernel", k.record.ID, "error", err)
+	}
+}
+
+// agentOf returns the client for a sandbox's agent.
+func agentOf(s sandboxes.Sandbox) (*agentapi.Client, error) {
+	var config agentapi.Config
+	if err := json.Unmarshal(s.Spec.AgentConfig, &config); err != nil {
+		return nil, fmt.Errorf("cannot read the agent configuration of sandbox %s: %w", s.Spec.ID, err)
+	}
+	return &agentapi.Client{Endpoint: s.Agent, Token: config.Token}, nil
+}
+
+// observe takes over a status that the agent told.
+func (m *Manager) observe(k *kernel, told agentapi.Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k.record.Dead || k.removed {
+		return // a last word that arrived after the end
+	}
+	before := k.status
+	k.status = trusted(told, before, time.Now())
+	m.count(k, before.ExecutionState, k.status.ExecutionState)
+	m.o.Metrics.Replayed.Add(float64(k.status.Replayed - before.Replayed))
+	m.o.Metrics.Dropped.Add(float64(k.status.Dropped - before.Dropped))
+	if k.status.Ready && !k.starting.IsZero() {
+		m.o.Metrics.KernelStarts.WithLabelValues("ready").Inc()
+		m.o.Metrics.StartSeconds.Observe(time.Since(k.starting).Seconds())
+		k.starting = time.Time{}
+	}
+	k.report()
+	k.notify()
+}
+
+// ended marks a kernel dead after its sandbox has ended, and removes what is
+// left of the sandbox. Clients learn of it first.
+func (m *Manager) ended(ctx context.Context, k *kernel, sandbox, reason string) {
+	m.o.Log.Warn("a kernel died", "kernel", k.record.ID, "sandbox", sandbox, "reason", reason)
+	m.mu.Lock()
+	m.count(k, k.status.ExecutionState, jupyter.Dead)
+	k.agent, k.starting = nil, time.Time{}
+	k.status.ExecutionState, k.status.Reason, k.status.Ready = jupyter.Dead, printable(reason), false
+	k.record.Dead = true // at once, so that a restart makes a new sandbox
+	k.notify()
+	m.mu.Unlock()
+
+	if k.acquire(ctx) != nil {
+		return // a shutdown or the gateway's end is on it
+	}
+	defer k.release()
+	r := k.record
+	r.Dead, r.DeadAt, r.Reason = true, time.Now(), printable(reason)
+	if err := m.save(context.WithoutCancel(ctx), k, r); err != nil {
+		m.o.Log.Error("cannot record that a kernel died", "kernel", r.ID, "error", err)
+	}
+	m.destroy(ctx, sandbox)
+}
+
+// terminated removes a kernel that was shut down from inside or by a client's
+// shutdown_request.
+func (m *Manager) terminated(ctx context.Context, k *kernel, sandbox string) {
+	if k.acquire(ctx) != nil {
+		return
+	}
+	defer k.release()
+	m.o.Log.Info("a kernel ended", "kernel", k.record.ID, "sandbox", sandbox)
+	m.remove(ctx, k)
+	m.destroy(ctx, sandbox)
+}
+
+// remove takes a kernel and its sessions out of the table and the registry.
+// The caller holds the kernel's operation.
+func (m *Manager) remove(ctx context.Context, k *kernel) {
+	ctx = context.WithoutCancel(ctx)
+	m.mu.Lock()
+	if !k.removed {
+		m.count(k, k.status.ExecutionState, "")
+	}
+	k.removed, k.agent = true, nil
+	delete(m.kernels, k.record.ID)
+	var orphans []string
+	for id, s := range m.sessions {
+		if s.KernelID == k.record.ID {
+			orphans = append(orphans, id)
+			delete(m.sessions, id)
+		}
+	}
+	k.notify()
+	m.mu.Unlock()
+
+	for _, id := range orphans {
+		if err := m.o.Store.Delete(ctx, registry.Sessions, id); err != nil {
+			m.o.Log.Error("cannot delete a session record", "session", id, "error", err)
+		}
+	}
+	if err := m.o.Store.Delete(ctx, registry.Kernels, k.record.ID); err != nil {
+		m.o.Log.Error("cannot delete a kernel record", "kernel", k.record.ID, "error", err)
+	}
+}

@@ -1,0 +1,126 @@
+package kernels
+
+import (
+	"context"
+	"strings"
+	"time"
+	"unicode"
+
+	"kernelgw/jupyter"
+	"kernelgw/sandboxes/agentapi"
+)
+
+// kernel is the Manager's view of one kernel.
+type kernel struct {
+	// set at construction
+	op       chan struct{} // holds a token while an operation changes the kernel: one at a time
+	reported chan struct{} // closed by the keeper at the first word from the agent, or at its end
+
+	// guarded by Manager.mu
+	record      record
+	status      agentapi.Status  // the last that the agent told, made safe
+	agent       *agentapi.Client // nil while no agent listens
+	starting    time.Time        // when the current start was asked for; zero once it is ready
+	connections int
+	removed     bool
+	changed     chan struct{}      // closed and replaced at every change of the above
+	stopKeeper  context.CancelFunc // of the current keeper
+	kept        chan struct{}      // closed when the current keeper has ended
+}
+
+func newKernel(r record) *kernel {
+	kept := make(chan struct{})
+	close(kept)
+	return &kernel{
+		op: make(chan struct{}, 1), reported: make(chan struct{}),
+		record:  r,
+		status:  agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: r.CreatedAt},
+		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,
+	}
+}
+
+// acquire waits for the right to change the kernel. The caller must release.
+func (k *kernel) acquire(ctx context.Context) error {
+	select {
+	case k.op <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (k *kernel) release() { <-k.op }
+
+func (k *kernel) waitReported(ctx context.Context) bool {
+	select {
+	case <-k.reported:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// report marks that the kernel's state is known. Only its keeper calls it.
+func (k *kernel) report() {
+	select {
+	case <-k.reported:
+	default:
+		close(k.reported)
+	}
+}
+
+// notify wakes all who wait for a change. The caller holds Manager.mu.
+func (k *kernel) notify() {
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+// snapshot is the kernel as callers see it. The caller holds Manager.mu.
+func (k *kernel) snapshot() Kernel {
+	return Kernel{
+		ID: k.record.ID, Workspace: k.record.Workspace, Name: k.record.Name,
+		ExecutionState: k.status.ExecutionState, LastActivity: k.status.LastActivity,
+		Connections: k.connections, Reason: k.status.Reason,
+	}
+}
+
+// dead reports whether the kernel process is gone for good. The caller holds
+// Manager.mu.
+func (k *kernel) dead() bool {
+	return k.removed || k.status.ExecutionState == jupyter.Dead
+}
+
+// maxReason bounds what an agent may put into models, logs and pages.
+const maxReason = 300
+
+// trusted returns st with everything in range: an agent can say what it likes.
+func trusted(st agentapi.Status, previous agentapi.Status, now time.Time) agentapi.Status {
+	switch st.ExecutionState {
+	case jupyter.Starting, jupyter.Idle, jupyter.Busy, jupyter.Dead:
+	default:
+		st.ExecutionState = previous.ExecutionState
+	}
+	if st.LastActivity.After(now) {
+		st.LastActivity = now
+	}
+	if st.LastActivity.Before(previous.LastActivity) {
+		st.LastActivity = previous.LastActivity
+	}
+	st.Replayed = max(st.Replayed, previous.Replayed)
+	st.Dropped = max(st.Dropped, previous.Dropped)
+	st.Reason = printable(st.Reason)
+	return st
+}
+
+// printable returns s without control characters, cut to maxReason bytes.
+func printable(s string) string {
+	if len(s) > maxReason {
+		s = s[:maxReason] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, " "))
+}

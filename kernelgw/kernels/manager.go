@@ -1,0 +1,323 @@
+package kernels
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"kernelgw/jupyter"
+	"kernelgw/kernelgw/registry"
+	"kernelgw/kernelgw/telemetry"
+	"kernelgw/sandboxes"
+)
+
+// Options configure a Manager. Driver, Store, Log and Metrics are required.
+type Options struct {
+	Driver        sandboxes.Driver
+	Store         registry.Store
+	Log           *slog.Logger
+	Metrics       *telemetry.Metrics
+	Image         string              // "" means the driver's default
+	Resources     sandboxes.Resources // of each sandbox
+	DefaultKernel string              // "" means python3, or else the first by name
+	AllowedEnv    []string            // names that clients may set beside KERNEL_*
+	StartTimeout  time.Duration       // to make a sandbox and reach its agent; default 2 minutes
+	DeadRetention time.Duration       // how long a dead kernel stays listed; default 24 hours
+}
+
+// Manager owns all kernels of the gateway. All methods are safe for concurrent
+// use. Before Run has adopted what an earlier process left, they return
+// ErrNotReady: a list must never be incomplete, because clients take a missing
+// kernel for a dead one.
+type Manager struct {
+	o Options
+
+	// set at construction
+	ctx    context.Context // ends all keepers
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // keepers
+
+	mu       sync.Mutex
+	ready    bool                   // guarded by mu
+	closed   bool                   // guarded by mu: no keeper may start any more
+	kernels  map[string]*kernel     // guarded by mu; by id
+	sessions map[string]*sessionRow // guarded by mu; by id
+	pending  map[string]chan struct{}
+}
+
+// adoptPatience bounds how long the start of the gateway waits for adopted
+// agents to say how their kernels are.
+const adoptPatience = 3 * time.Second
+
+// New returns a Manager that does nothing until Run.
+func New(o Options) *Manager {
+	o.StartTimeout = cmp.Or(o.StartTimeout, 2*time.Minute)
+	o.DeadRetention = cmp.Or(o.DeadRetention, 24*time.Hour)
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Manager{
+		o: o, ctx: ctx, cancel: cancel,
+		kernels: map[string]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{},
+	}
+}
+
+// Run adopts the kernels that an earlier gateway process left, reaps what
+// belongs to nobody, and then keeps kernels until ctx ends. When it returns,
+// all goroutines of the Manager have ended; kernels keep running.
+func (m *Manager) Run(ctx context.Context) error {
+	defer func() {
+		m.mu.Lock()
+		m.closed = true
+		m.mu.Unlock()
+		m.cancel()
+		m.wg.Wait()
+	}()
+	if err := m.adopt(ctx); err != nil {
+		return err
+	}
+	sweep := time.NewTicker(min(m.o.DeadRetention, time.Hour))
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sweep.C:
+			m.forgetDead(ctx)
+		}
+	}
+}
+
+// Ready reports whether adoption is done and requests can be served.
+func (m *Manager) Ready() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ready && !m.closed
+}
+
+// List returns the kernels of a workspace in order of their creation.
+func (m *Manager) List(_ context.Context, workspace string) ([]Kernel, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.ready {
+		return nil, fmt.Errorf("%w: the gateway is still adopting kernels", ErrNotReady)
+	}
+	var found []*kernel
+	for _, k := range m.kernels {
+		if k.record.Workspace == workspace {
+			found = append(found, k)
+		}
+	}
+	slices.SortFunc(found, func(a, b *kernel) int {
+		return cmp.Or(a.record.CreatedAt.Compare(b.record.CreatedAt), cmp.Compare(a.record.ID, b.record.ID))
+	})
+	list := make([]Kernel, 0, len(found))
+	for _, k := range found {
+		list = append(list, k.snapshot())
+	}
+	return list, nil
+}
+
+// Get returns one kernel of a workspace.
+func (m *Manager) Get(_ context.Context, workspace, id string) (Kernel, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k, err := m.find(workspace, id)
+	if err != nil {
+		return Kernel{}, err
+	}
+	return k.snapshot(), nil
+}
+
+// find returns a kernel of a workspace. The caller holds mu. A kernel of
+// another workspace is answered like one that does not exist.
+func (m *Manager) find(workspace, id string) (*kernel, error) {
+	if !m.ready {
+		return nil, fmt.Errorf("%w: the gateway is still adopting kernels", ErrNotReady)
+	}
+	k, ok := m.kernels[id]
+	if !ok || k.record.Workspace != workspace {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	return k, nil
+}
+
+// record is what the registry keeps of a kernel.
+type record struct {
+	ID        string            `json:"id"`
+	Workspace string            `json:"workspace"`
+	Owner     string            `json:"owner"`
+	Name      string            `json:"name"` // of the kernelspec
+	Cwd       string            `json:"cwd,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	CreatedAt time.Time         `json:"created_at"`
+	Sandbox   string            `json:"sandbox"`          // the one that it has, had last or is about to get
+	Dead      bool              `json:"dead,omitempty"`   // its sandbox has ended
+	Reason    string            `json:"reason,omitempty"` // why it is dead
+	DeadAt    time.Time         `json:"dead_at,omitzero"` // since when
+	version   uint64            // of the registry record that holds this
+}
+
+// save writes the kernel's record and remembers its version. The caller holds
+// the kernel's operation (see kernel.acquire), so there is one writer.
+func (m *Manager) save(ctx context.Context, k *kernel, r record) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("cannot encode record of kernel %s: %w", r.ID, err)
+	}
+	version, err := m.o.Store.Put(ctx, registry.Record{Kind: registry.Kernels, ID: r.ID, Version: r.version, Value: value})
+	if err != nil {
+		return fmt.Errorf("cannot save kernel %s: %w", r.ID, err)
+	}
+	r.version = version
+	m.mu.Lock()
+	k.record = r
+	m.mu.Unlock()
+	return nil
+}
+
+// adopt rebuilds the table of kernels from the registry and the driver.
+func (m *Manager) adopt(ctx context.Context) error {
+	records, err := m.o.Store.List(ctx, registry.Kernels)
+	if err != nil {
+		return fmt.Errorf("cannot read kernels from the registry: %w", err)
+	}
+	existing, err := m.o.Driver.List(ctx)
+	if err != nil {
+		m.o.Metrics.SandboxErrors.WithLabelValues("list").Inc()
+		return fmt.Errorf("cannot list sandboxes of driver %s: %w", m.o.Driver.Name(), err)
+	}
+	byID := make(map[string]sandboxes.Sandbox, len(existing))
+	for _, s := range existing {
+		byID[s.Spec.ID] = s
+	}
+
+	var adopted []*kernel
+	for _, stored := range records {
+		var r record
+		if err := json.Unmarshal(stored.Value, &r); err != nil || r.ID != stored.ID {
+			return fmt.Errorf("kernel record %s in the registry is damaged: %w", stored.ID, err)
+		}
+		r.version = stored.Version
+		k := newKernel(r)
+		sandbox, ok := byID[r.Sandbox]
+		if r.Dead || !ok {
+			// A dead record's sandbox that is still there was not destroyed
+			// in time: it stays in byID and is reaped below.
+			if !r.Dead {
+				r.Dead, r.DeadAt, r.Reason = true, time.Now(), "its sandbox was gone when the gateway started"
+				if err := m.save(ctx, k, r); err != nil {
+					return err
+				}
+			}
+			k.status.ExecutionState, k.status.Reason = jupyter.Dead, r.Reason
+		} else {
+			delete(byID, r.Sandbox)
+			adopted = append(adopted, k)
+		}
+		m.mu.Lock()
+		m.kernels[r.ID] = k
+		m.count(k, "", k.status.ExecutionState)
+		if !k.record.Dead {
+			m.startKeeper(k, func(ctx context.Context) { m.keepAdopted(ctx, k, sandbox) })
+		}
+		m.mu.Unlock()
+	}
+	for id := range byID {
+		m.o.Log.Warn("reaping a sandbox that belongs to no kernel", "sandbox", id)
+		m.reap(id)
+	}
+	if err := m.loadSessions(ctx); err != nil {
+		return err
+	}
+
+	patience, cancel := context.WithTimeout(ctx, adoptPatience)
+	defer cancel()
+	for _, k := range adopted {
+		if !k.waitReported(patience) {
+			m.o.Log.Warn("an adopted kernel has not answered yet; it is listed as starting", "kernel", k.record.ID)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	m.o.Log.Info("kernels adopted", "running", len(adopted), "dead", len(records)-len(adopted), "reaped", len(byID))
+	m.mu.Lock()
+	m.ready = true
+	m.mu.Unlock()
+	return nil
+}
+
+// startKeeper runs f as the keeper of k, unless the Manager is closed. The
+// caller holds mu.
+func (m *Manager) startKeeper(k *kernel, f func(ctx context.Context)) {
+	if m.closed {
+		return
+	}
+	ctx, cancel := context.WithCancel(m.ctx)
+	k.stopKeeper, k.kept = cancel, make(chan struct{})
+	kept := k.kept
+	m.wg.Go(func() {
+		defer close(kept)
+		defer cancel()
+		f(ctx)
+	})
+}
+
+// reap destroys a sandbox in the background, with retries: nothing may be left.
+func (m *Manager) reap(sandbox string) {
+	m.wg.Go(func() { m.destroy(m.ctx, sandbox) })
+}
+
+// destroy destroys a sandbox, retrying until it works or the Manager closes;
+// the next gateway process reaps what is left then.
+func (m *Manager) destroy(ctx context.Context, sandbox string) {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		err := m.o.Driver.Destroy(attempt, sandbox)
+		cancel()
+		if err == nil {
+			return
+		}
+		m.o.Metrics.SandboxErrors.WithLabelValues("destroy").Inc()
+		m.o.Log.Error("cannot destroy a sandbox; trying again", "sandbox", sandbox, "in", wait, "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// forgetDead removes kernels that have been dead for longer than the retention,
+// so that a list does not grow for ever.
+func (m *Manager) forgetDead(ctx context.Context) {
+	m.mu.Lock()
+	var old []*kernel
+	for _, k := range m.kernels {
+		if k.record.Dead && time.Since(k.record.DeadAt) > m.o.DeadRetention {
+			old = append(old, k)
+		}
+	}
+	m.mu.Unlock()
+	for _, k := range old {
+		if err := m.Shutdown(ctx, k.record.Workspace, k.record.ID); err != nil && !errors.Is(err, ErrNotFound) {
+			m.o.Log.Error("cannot forget a dead kernel", "kernel", k.record.ID, "error", err)
+		}
+	}
+}
+
+// count moves a kernel between the states of the kernels metric. The caller
+// holds mu.
+func (m *Manager) count(k *kernel, from, to jupyter.State) {
+	if from != "" {
+		m.o.Metrics.Kernels.WithLabelValues(string(from)).Dec()
+	}
+	if to != "" {
+		m.o.Metrics.Kernels.WithLabelValues(string(to)).Inc()
+	}
+}

@@ -1,0 +1,386 @@
+package kernels
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"kernelgw/jupyter"
+	"kernelgw/jupyter/kernelspec"
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
+)
+
+// createPatience is how long Start waits to tell its caller that a sandbox
+// cannot be made; after it the kernel is listed as starting, then dead.
+const createPatience = 10 * time.Second
+
+// Start starts a kernel and returns when its sandbox exists, or after ten
+// seconds at the latest; the kernel answers later. When ctx ends first, the
+// start is cancelled and nothing is left of it.
+func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
+	spec, err := m.spec(ctx, req.Name)
+	if err != nil {
+		return Kernel{}, err
+	}
+	env, err := m.filterEnv(req.Env)
+	if err != nil {
+		return Kernel{}, err
+	}
+	if req.document != "" {
+		env["JPY_SESSION_NAME"] = req.document // as jupyter_server does
+	}
+	id := req.KernelID
+	if id == "" {
+		id = env["KERNEL_ID"] // as in Enterprise Gateway
+	}
+	if id == "" {
+		id = uuid.NewString()
+	} else if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+		return Kernel{}, fmt.Errorf("%w: kernel id %q is not a UUID", ErrInvalid, printable(id))
+	}
+	id = strings.ToLower(id)
+
+	now := time.Now()
+	k := newKernel(record{
+		ID: id, Workspace: req.Workspace, Owner: req.Owner, Name: spec.Name,
+		Cwd: req.Cwd, Env: env, CreatedAt: now,
+	})
+	m.mu.Lock()
+	switch {
+	case !m.ready || m.closed:
+		m.mu.Unlock()
+		return Kernel{}, fmt.Errorf("%w: the gateway is starting or stopping", ErrNotReady)
+	case m.kernels[id] != nil:
+		m.mu.Unlock()
+		return Kernel{}, fmt.Errorf("%w: %s", ErrExists, id)
+	}
+	m.kernels[id] = k
+	m.count(k, "", jupyter.Starting)
+	m.mu.Unlock()
+
+	if err := k.acquire(ctx); err != nil {
+		m.remove(ctx, k)
+		return Kernel{}, err
+	}
+	created, err := m.provision(ctx, k, spec)
+	if err != nil {
+		m.remove(ctx, k)
+		k.release()
+		return Kernel{}, err
+	}
+	k.release()
+
+	patience := time.NewTimer(createPatience)
+	defer patience.Stop()
+	select {
+	case err = <-created:
+	case <-patience.C:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		// The caller hears of it now: nothing to keep for later questions.
+		cleaning, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		if err := m.Shutdown(cleaning, req.Workspace, id); err != nil && !errors.Is(err, ErrNotFound) {
+			m.o.Log.Error("cannot clean up after a failed start", "kernel", id, "error", err)
+		}
+		return Kernel{}, fmt.Errorf("cannot start kernel %s: %w", spec.Name, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return k.snapshot(), nil
+}
+
+// provision records a new sandbox for a kernel and starts the keeper that makes
+// it. The caller holds the kernel's operation, and its last keeper has ended.
+func (m *Manager) provision(ctx context.Context, k *kernel, spec sandboxes.Kernelspec) (created <-chan error, err error) {
+	r := k.record
+	// The record names the sandbox before it exists, so that a gateway that
+	// is killed in between finds out whose it is, or that it is nobody's.
+	r.Sandbox = "k-" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	r.Dead, r.DeadAt, r.Reason = false, time.Time{}, ""
+	sandbox, err := m.sandboxSpec(r, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.save(ctx, k, r); err != nil {
+		return nil, err
+	}
+	result := make(chan error, 1)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, fmt.Errorf("%w: the gateway is stopping", ErrNotReady)
+	}
+	m.count(k, k.status.ExecutionState, jupyter.Starting)
+	k.starting = time.Now()
+	k.status = agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: k.starting}
+	k.notify()
+	m.startKeeper(k, func(ctx context.Context) { m.keep(ctx, k, sandbox, result) })
+	return result, nil
+}
+
+// sandboxSpec describes the sandbox of a kernel.
+func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Spec, error) {
+	parsed, err := kernelspec.Parse(spec.JSON)
+	if err != nil {
+		return sandboxes.Spec{}, fmt.Errorf("%w: kernelspec %s: %w", ErrUnknownSpec, spec.Name, err)
+	}
+	var token [32]byte
+	rand.Read(token[:]) //nolint:errcheck // never fails: crypto/rand ends the program instead
+	config, err := json.Marshal(agentapi.Config{
+		Token: hex.EncodeToString(token[:]), KernelID: r.ID, KernelName: r.Name,
+		Spec: parsed, ResourceDir: spec.Dir, Env: r.Env, Cwd: r.Cwd,
+		MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes,
+	})
+	if err != nil {
+		return sandboxes.Spec{}, fmt.Errorf("cannot encode the agent configuration of kernel %s: %w", r.ID, err)
+	}
+	return sandboxes.Spec{
+		ID: r.Sandbox, Image: m.o.Image, AgentConfig: config, Resources: m.o.Resources,
+		Labels: map[string]string{"kernel": r.ID, "workspace": r.Workspace, "owner": r.Owner, "kernelspec": r.Name},
+	}, nil
+}
+
+// Interrupt interrupts what the kernel runs.
+func (m *Manager) Interrupt(ctx context.Context, workspace, id string) error {
+	m.mu.Lock()
+	k, err := m.find(workspace, id)
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	agent, dead, reason := k.agent, k.dead(), k.status.Reason
+	m.mu.Unlock()
+	switch {
+	case dead:
+		return fmt.Errorf("%w: %s", ErrDead, reason)
+	case agent == nil:
+		return fmt.Errorf("%w: it is starting", ErrNotReady)
+	}
+	if err := agent.Interrupt(ctx); err != nil {
+		m.o.Metrics.AgentErrors.WithLabelValues("request").Inc()
+		return fmt.Errorf("cannot interrupt kernel %s: %w", id, err)
+	}
+	return nil
+}
+
+// Restart replaces the kernel process and returns when the old one is gone and
+// the new one is spawned. A kernel whose sandbox has ended gets a new one.
+func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, error) {
+	m.mu.Lock()
+	k, err := m.find(workspace, id)
+	m.mu.Unlock()
+	if err != nil {
+		return Kernel{}, err
+	}
+	if err := k.acquire(ctx); err != nil {
+		return Kernel{}, err
+	}
+	defer k.release()
+
+	m.mu.Lock()
+	agent, dead, removed, old := k.agent, k.record.Dead, k.removed, k.record.Sandbox
+	m.mu.Unlock()
+	switch {
+	case removed:
+		return Kernel{}, fmt.Errorf("%w: %s", ErrNotFound, id)
+	case dead:
+		if err := m.revive(ctx, k, old); err != nil {
+			return Kernel{}, fmt.Errorf("cannot restart kernel %s: %w", id, err)
+		}
+	case agent == nil:
+		return Kernel{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
+	default:
+		st, err := agent.Restart(ctx)
+		if err != nil {
+			m.o.Metrics.AgentErrors.WithLabelValues("request").Inc()
+			return Kernel{}, fmt.Errorf("cannot restart kernel %s: %w", id, err)
+		}
+		m.observe(k, st)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return k.snapshot(), nil
+}
+
+// revive gives a kernel whose sandbox has ended a new one. The caller holds the
+// kernel's operation.
+func (m *Manager) revive(ctx context.Context, k *kernel, old string) error {
+	spec, err := m.spec(ctx, k.record.Name)
+	if err != nil {
+		return err
+	}
+	k.stopKeeper() // it may be waiting to clean up, which is done here instead
+	<-k.kept
+	m.destroy(ctx, old)
+	created, err := m.provision(ctx, k, spec)
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-created:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Shutdown ends the kernel, politely first, and removes it, its sandbox and its
+// sessions. It completes even when ctx ends early.
+func (m *Manager) Shutdown(ctx context.Context, workspace, id string) error {
+	m.mu.Lock()
+	k, err := m.find(workspace, id)
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := k.acquire(ctx); err != nil {
+		return err
+	}
+	defer k.release()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+
+	m.mu.Lock()
+	agent, removed, sandbox := k.agent, k.removed, k.record.Sandbox
+	m.mu.Unlock()
+	if removed {
+		return fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	if agent != nil {
+		polite, cancel := context.WithTimeout(ctx, 15*time.Second)
+		if err := agent.Shutdown(polite); err != nil {
+			m.o.Log.Warn("a kernel did not shut down politely", "kernel", id, "error", err)
+		}
+		cancel()
+	}
+	k.stopKeeper()
+	<-k.kept
+	// Destroy before forgetting: should the gateway be killed here, the record
+	// still says whose the sandbox is.
+	m.destroy(ctx, sandbox)
+	m.remove(ctx, k)
+	return nil
+}
+
+// Connect finds the agent for a client's WebSocket. It waits for the agent to
+// listen until ctx ends, then returns ErrNotReady; ErrDead when there is no
+// kernel process to talk to.
+func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k, err := m.find(workspace, id)
+	if err != nil {
+		return Connection{}, err
+	}
+	for {
+		switch {
+		case k.removed:
+			return Connection{}, fmt.Errorf("%w: %s", ErrNotFound, id)
+		case k.dead():
+			return Connection{}, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
+		case k.agent != nil:
+			k.connections++
+			m.o.Metrics.Sockets.Inc()
+			return Connection{
+				Agent: k.agent.Endpoint, Token: k.agent.Token,
+				Close: func() { m.disconnected(k) },
+				Dead:  func(ctx context.Context) (string, bool) { return m.waitDead(ctx, k) },
+			}, nil
+		}
+		if m.waitChange(ctx, k) != nil {
+			return Connection{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
+		}
+	}
+}
+
+func (m *Manager) disconnected(k *kernel) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k.connections--
+	m.o.Metrics.Sockets.Dec()
+}
+
+// waitDead waits until the kernel is dead or ctx ends.
+func (m *Manager) waitDead(ctx context.Context, k *kernel) (reason string, dead bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for !k.dead() {
+		if m.waitChange(ctx, k) != nil {
+			return "", false
+		}
+	}
+	return k.status.Reason, true
+}
+
+// waitChange waits for the next change of a kernel. The caller holds mu, which
+// is let go while it waits.
+func (m *Manager) waitChange(ctx context.Context, k *kernel) error {
+	changed := k.changed
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Specs lists what can be started.
+func (m *Manager) Specs(ctx context.Context) (Specs, error) {
+	found, err := m.o.Driver.Kernelspecs(ctx, m.o.Image)
+	if err != nil {
+		return Specs{}, fmt.Errorf("cannot list kernelspecs: %w", err)
+	}
+	if len(found) == 0 {
+		return Specs{}, fmt.Errorf("%w: driver %s offers no kernelspec at all", ErrUnknownSpec, m.o.Driver.Name())
+	}
+	return Specs{Default: defaultSpec(found, m.o.DefaultKernel), Specs: found}, nil
+}
+
+func defaultSpec(found map[string]sandboxes.Kernelspec, wanted string) string {
+	for _, name := range []string{wanted, "python3"} {
+		if _, ok := found[name]; ok {
+			return name
+		}
+	}
+	first := ""
+	for name := range maps.Keys(found) {
+		if first == "" || name < first {
+			first = name
+		}
+	}
+	return first
+}
+
+// spec finds a kernelspec by name; the empty name is the default's.
+func (m *Manager) spec(ctx context.Context, name string) (sandboxes.Kernelspec, error) {
+	specs, err := m.Specs(ctx)
+	if err != nil {
+		return sandboxes.Kernelspec{}, err
+	}
+	if name == "" {
+		name = specs.Default
+	}
+	spec, ok := specs.Specs[name]
+	if !ok && name == "python" {
+		// nbclient, papermill and old notebooks ask for "python".
+		spec, ok = specs.Specs["python3"]
+	}
+	if !ok {
+		return sandboxes.Kernelspec{}, fmt.Errorf("%w: %q", ErrUnknownSpec, printable(name))
+	}
+	return spec, nil
+}

