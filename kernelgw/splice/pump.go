@@ -134,7 +134,11 @@ func (s *Splice) toClient() (polite bool) {
 		at, bad := p.follow.follow(chunk)
 		if e != nil && at.boundary >= 0 {
 			at.forward, bad = at.boundary, nil
-			p.follow.remain, p.follow.open = 0, false
+			p.follow.remain, p.follow.open, p.follow.closed = 0, false, false
+		}
+		if p.follow.closed {
+			// Before the frame is on its way: its answer may come at once.
+			s.ended(Agent, p.follow.closeCode, nil)
 		}
 		err = s.writeClient(chunk[:at.forward])
 		p.in.hold(chunk[at.forward:])
@@ -148,7 +152,6 @@ func (s *Splice) toClient() (polite bool) {
 		case bad != nil:
 			return s.farewell(s.violated(bad))
 		case p.follow.closed:
-			s.ended(Agent, p.follow.closeCode, nil)
 			return true
 		}
 	}
@@ -234,6 +237,9 @@ func (s *Splice) toAgent() {
 			continue
 		}
 		at, bad := p.follow.follow(chunk)
+		if p.follow.closed {
+			s.ended(Client, p.follow.closeCode, nil)
+		}
 		err = s.writeAgent(chunk[:at.forward])
 		p.in.hold(chunk[at.forward:])
 		p.in.release()
@@ -242,7 +248,6 @@ func (s *Splice) toAgent() {
 			broken = true
 			s.endWith(Farewell{Code: bad.Code, Reason: bad.Problem, Mute: true}, Gateway, bad)
 		case p.follow.closed:
-			s.ended(Client, p.follow.closeCode, nil)
 			_ = s.agent.SetReadDeadline(time.Now().Add(s.opt.CloseWait))
 			return
 		case err != nil:
