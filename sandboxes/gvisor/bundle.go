@@ -1,0 +1,142 @@
+package gvisor
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"kernelgw/sandboxes"
+)
+
+// sandboxOverhead is what a control group allows beside Resources.MemoryBytes:
+// for the sentry and the gofer, and so that the agent, which sees the
+// processes, is the first to notice and can say why a kernel ended.
+const sandboxOverhead = 256 << 20
+
+// bundle describes the sandbox as the OCI runtime specification does.
+func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) specs.Spec {
+	dir := d.dir(id)
+	// What the agent needs to run a kernel as another user, and no more.
+	caps := []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE"}
+	tasks := taskLimit(limits)
+	spec := specs.Spec{
+		Version: "1.2.0",
+		Process: &specs.Process{
+			User: specs.User{UID: 0, GID: 0},
+			Args: []string{
+				AgentBinary,
+				"--config", AgentDir + "/" + configName,
+				"--listen", "unix:" + AgentDir + "/" + socketName,
+				"--run-as", fmt.Sprintf("%d:%d", root.UID, root.GID),
+				"--home", root.Home,
+			},
+			Env:             environment(root),
+			Cwd:             "/",
+			NoNewPrivileges: true,
+			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits: []specs.POSIXRlimit{
+				// Per user and held by the sentry: a kernel, which has no
+				// capabilities, meets EAGAIN; the agent is another user.
+				{Type: "RLIMIT_NPROC", Soft: tasks, Hard: tasks},
+				{Type: "RLIMIT_NOFILE", Soft: 4096, Hard: 4096},
+				{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
+			},
+		},
+		Root:     &specs.Root{Path: root.Dir, Readonly: false}, // the overlay takes all writes
+		Hostname: "sandbox",
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=64k"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits, 4)}},
+			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits, 2)}},
+			{Destination: AgentDir, Type: "bind", Source: filepath.Join(dir, runName), Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
+			{Destination: AgentBinary, Type: "bind", Source: d.opts.AgentPath, Options: []string{"bind", "ro", "nosuid", "nodev"}},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace},
+			},
+			MaskedPaths: []string{
+				"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+				"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+			},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+	if d.limited {
+		spec.Linux.CgroupsPath = "/" + cgroupName(id)
+		spec.Linux.Resources = cgroupLimits(limits)
+	}
+	return spec
+}
+
+func cgroupLimits(limits sandboxes.Resources) *specs.LinuxResources {
+	memory := limits.MemoryBytes + sandboxOverhead
+	// The sentry has threads of its own, and a host process for each address
+	// space inside. Refused one, it dies: this is only the last resort.
+	tasks := 4*int64(taskLimit(limits)) + 1024
+	r := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: &memory},
+		Pids:   &specs.LinuxPids{Limit: &tasks},
+	}
+	if limits.CPUs > 0 {
+		period := uint64(100_000)
+		quota := int64(math.Ceil(limits.CPUs * float64(period)))
+		r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
+	}
+	return r
+}
+
+// taskLimit is how many tasks, threads included, a kernel's user may have. The
+// limit on processes is the agent's to enforce, with a reason; this one stops
+// what is too fast for it.
+func taskLimit(limits sandboxes.Resources) uint64 { return uint64(2*limits.Processes + 256) }
+
+// tmpfsSize is the option for a tmpfs of a fraction of the memory.
+func tmpfsSize(limits sandboxes.Resources, fraction int64) string {
+	return fmt.Sprintf("size=%dk", limits.MemoryBytes/fraction/1024)
+}
+
+// environment is what the agent starts with and hands on to kernels.
+func environment(root Rootfs) []string {
+	env := append([]string(nil), root.Env...)
+	for _, e := range env {
+		if strings.HasPrefix(e, "PATH=") {
+			return env
+		}
+	}
+	return append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+}
+
+// plan is what the sandbox's supervisor does.
+func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
+	dir := d.dir(id)
+	flags := []string{
+		"--root=" + runscName, // relative: see files.go
+		"--platform=systrap",
+		"--network=none",
+		"--host-uds=create",
+		"--overlay2=root:dir=" + filepath.Join(dir, overlayName) + ",size=" + fmt.Sprint(limits.DiskBytes),
+		"--file-access=exclusive",       // nobody else writes to an image
+		"--gofer-network-namespace=new", // the default pins one with a mount that stays
+		"--host-settings=ignore",
+	}
+	p := plan{Memory: limits.MemoryBytes}
+	if d.limited {
+		p.Cgroup = cgroupName(id)
+	} else {
+		flags = append(flags, "--ignore-cgroups")
+		p.MemoryCap = limits.MemoryBytes + limits.MemoryBytes/8
+	}
+	if d.rootless {
+		flags = append(flags, "--rootless")
+	}
+	p.Runsc = append(append([]string{d.opts.Runsc}, flags...),
+		"run", "--detach", "--bundle", filepath.Join(dir, bundleName), "--pid-file", filepath.Join(dir, pidName), "s")
+	return p
+}

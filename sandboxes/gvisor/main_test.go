@@ -1,0 +1,23 @@
+package gvisor_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"kernelgw/sandboxes/gvisor"
+)
+
+func TestMain(m *testing.M) {
+	// The driver starts this program again as the supervisor of a sandbox.
+	if len(os.Args) == 3 && os.Args[1] == gvisor.SupervisorCommand {
+		if err := gvisor.Supervise(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}

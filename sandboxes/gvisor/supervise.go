@@ -1,0 +1,348 @@
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes"
+)
+
+// plan tells a supervisor what to do.
+type plan struct {
+	Runsc  []string `json:"runsc"`            // command, run in the sandbox's directory
+	Cgroup string   `json:"cgroup,omitempty"` // name of the control group, "" for none
+	Memory int64    `json:"memory"`           // the limit as the user knows it
+	// MemoryCap is what the sandbox's memory is held to by the supervisor.
+	// Zero when the control group does it.
+	MemoryCap int64 `json:"memory_cap,omitempty"`
+}
+
+// report is what a supervisor says on its standard output, once.
+type report struct {
+	Error string `json:"error,omitempty"`
+}
+
+// committed is the byte that a driver writes to its supervisor's standard input
+// once the sandbox is on record.
+const committed = 'c'
+
+// Supervise runs the sandbox in dir and returns when it has ended. It is the
+// main of a process of its own, started by the driver with pipes as standard
+// input and output: it reports on the output when the sandbox runs, and ends
+// the sandbox when the input closes before the driver has committed it, so
+// that a gateway that dies while it creates a sandbox leaves no process.
+// After that it lives until the sandbox ends and records how.
+//
+// It makes its process the parent of all orphans below it, and waits for any
+// child: nothing else may start processes in it.
+func Supervise(dir string) error {
+	s := &supervisor{dir: dir}
+	if err := s.start(); err != nil {
+		s.report(err)
+		return fmt.Errorf("cannot start the sandbox in %s: %w", dir, err)
+	}
+	s.report(nil)
+	s.lifeline()
+	s.watchMemory()
+	return s.reap()
+}
+
+type supervisor struct {
+	dir    string
+	plan   plan
+	groups cgroups
+	procs  processes
+	log    *boundedLog
+
+	overMemory chan struct{} // closed when the sentry was killed for its memory
+	stop       chan struct{} // closed when the sentry has ended
+	watching   chan struct{} // closed when watchMemory's goroutine has ended
+}
+
+func (s *supervisor) report(err error) {
+	var r report
+	if err != nil {
+		r.Error = err.Error()
+	}
+	data, _ := json.Marshal(r) // a string always marshals
+	// A driver that no longer listens is noticed by lifeline.
+	_, _ = os.Stdout.Write(append(data, '\n'))
+	_ = os.Stdout.Close()
+}
+
+// start runs runsc until the sandbox runs.
+func (s *supervisor) start() error {
+	self, err := identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	s.procs.Supervisor = self
+	if err := writeJSON(s.dir, processesName, s.procs); err != nil {
+		return err
+	}
+	if err := readJSON(s.dir, planName, &s.plan); err != nil {
+		return err
+	}
+	if s.groups, err = readCgroups(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot become the parent of orphans: %w", err)
+	}
+
+	output, sandboxOutput, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("cannot make a pipe for the log: %w", err)
+	}
+	s.log = newBoundedLog(filepath.Join(s.dir, logName), output)
+	cmd := exec.Command(s.plan.Runsc[0], s.plan.Runsc[1:]...)
+	cmd.Dir = s.dir
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Stdout, cmd.Stderr = sandboxOutput, sandboxOutput
+	err = cmd.Run()
+	_ = sandboxOutput.Close()
+	if err != nil {
+		s.killChildren()
+		s.log.join()
+		return fmt.Errorf("runsc: %w: %s", err, s.log.tail())
+	}
+	if err := s.recordProcesses(); err != nil {
+		s.killChildren()
+		s.log.join()
+		return err
+	}
+	return nil
+}
+
+// recordProcesses writes down who runs the sandbox.
+func (s *supervisor) recordProcesses() error {
+	text, err := os.ReadFile(filepath.Join(s.dir, pidName))
+	if err != nil {
+		return fmt.Errorf("cannot find the sentry: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("cannot find the sentry: %w", err)
+	}
+	if s.procs.Sentry, err = identify(pid); err != nil {
+		return fmt.Errorf("cannot find the sentry: %w", err)
+	}
+	for _, child := range children() {
+		if child != s.procs.Sentry {
+			s.procs.Others = append(s.procs.Others, child)
+		}
+	}
+	return writeJSON(s.dir, processesName, s.procs)
+}
+
+// lifeline ends the sandbox if the driver goes away before it has committed.
+func (s *supervisor) lifeline() {
+	var b [1]byte
+	n, _ := os.Stdin.Read(b[:])
+	_ = os.Stdin.Close()
+	if n == 1 && b[0] == committed {
+		return
+	}
+	_ = s.procs.Sentry.kill()
+}
+
+// watchMemory holds the sandbox to plan.MemoryCap where no control group does.
+// All memory of the processes inside, their tmpfs files and memfds included,
+// are pages of one memfd of the sentry, so that its size is the measure.
+func (s *supervisor) watchMemory() {
+	s.overMemory, s.stop, s.watching = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	if s.plan.MemoryCap <= 0 {
+		close(s.watching)
+		return
+	}
+	go func() {
+		defer close(s.watching)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		var memory string
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-tick.C:
+			}
+			if memory == "" {
+				memory = sentryMemory(s.procs.Sentry.PID)
+				continue
+			}
+			var stat unix.Stat_t
+			if err := unix.Stat(memory, &stat); err != nil {
+				continue // it is ending
+			}
+			if stat.Blocks*512 > s.plan.MemoryCap {
+				close(s.overMemory)
+				_ = s.procs.Sentry.kill()
+				return
+			}
+		}
+	}()
+}
+
+// sentryMemory returns a path to the sentry's memory file, or "".
+func sentryMemory(pid int) string {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if target, err := os.Readlink(path); err == nil && strings.HasPrefix(target, "/memfd:runsc-memory") {
+			return path
+		}
+	}
+	return ""
+}
+
+// reap waits until the sentry has ended, then ends all other children and
+// records the end.
+func (s *supervisor) reap() error {
+	var status unix.WaitStatus
+	for {
+		var ws unix.WaitStatus
+		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot wait for the sandbox in %s: %w", s.dir, err)
+		}
+		if pid == s.procs.Sentry.PID {
+			status = ws
+			break
+		}
+	}
+	at := time.Now().UTC()
+	close(s.stop)
+	<-s.watching
+	exit := s.exit(status)
+	exit.At = at
+	// Recorded before the clean-up, so that who waits for this process or for
+	// the sentry finds it.
+	err := writeJSON(s.dir, exitName, exit)
+	s.killChildren()
+	s.log.join()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // destroyed meanwhile
+	}
+	return err
+}
+
+// exit makes out how the sandbox ended from the sentry's wait status.
+func (s *supervisor) exit(ws unix.WaitStatus) sandboxes.Exit {
+	exit := sandboxes.Exit{Code: ws.ExitStatus()}
+	if ws.Signaled() {
+		exit.Code = 128 + int(ws.Signal())
+		exit.Reason = fmt.Sprintf("killed: signal %d (%v)", ws.Signal(), syscall.Signal(ws.Signal()))
+	}
+	tooMuch := fmt.Sprintf("killed: memory limit %s", formatBytes(s.plan.Memory))
+	select {
+	case <-s.overMemory:
+		exit.Reason = tooMuch
+	default:
+		// Only a death that is not the agent's own exit: a helper process that
+		// the kernel killed for memory some time ago is not the cause.
+		if s.plan.Cgroup != "" && exit.Code >= 128 && s.groups.oomKills(s.plan.Cgroup) > 0 {
+			exit.Reason = tooMuch
+		}
+	}
+	return exit
+}
+
+// killChildren kills and reaps every child.
+func (s *supervisor) killChildren() {
+	for {
+		for _, child := range children() {
+			_ = child.kill()
+		}
+		_, err := unix.Wait4(-1, nil, 0, nil)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return // no child is left
+		}
+	}
+}
+
+// children returns the children of this process, the adopted ones included.
+func children() []process {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var found []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 || fields[1] != strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		if p, err := identify(pid); err == nil {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// formatBytes writes a size as people do: "2.0 GiB".
+func formatBytes(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	size, unit := float64(n), 0
+	for size >= 1024 && unit < len(units)-1 {
+		size /= 1024
+		unit++
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", size, units[unit])
+}
+
+// waitEnd blocks until the sandbox in dir has ended and says how.
+func waitEnd(ctx context.Context, dir string) (sandboxes.Exit, error) {
+	var exit sandboxes.Exit
+	if err := readJSON(dir, exitName, &exit); err == nil {
+		return exit, nil
+	}
+	var procs processes
+	if err := readJSON(dir, processesName, &procs); err != nil {
+		return sandboxes.Exit{}, err
+	}
+	// The sentry last: the supervisor records the end, and then ends itself. If
+	// it was killed before, the sentry's end is all that can be seen.
+	for _, p := range []process{procs.Supervisor, procs.Sentry} {
+		if err := p.wait(ctx); err != nil {
+			return sandboxes.Exit{}, err
+		}
+		if err := readJSON(dir, exitName, &exit); err == nil {
+			return exit, nil
+		}
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return sandboxes.Exit{}, err
+	}
+	exit = sandboxes.Exit{Code: -1, Reason: "unknown: the sandbox's supervisor was killed, or the host restarted", At: time.Now().UTC()}
+	return exit, writeJSON(dir, exitName, exit)
+}
