@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"kernelgw/jupyter"
 	"kernelgw/jupyter/kernelspec"
@@ -383,4 +385,23 @@ func (m *Manager) spec(ctx context.Context, name string) (sandboxes.Kernelspec, 
 		return sandboxes.Kernelspec{}, fmt.Errorf("%w: %q", ErrUnknownSpec, printable(name))
 	}
 	return spec, nil
+}
+
+// ShutdownAll shuts every kernel down, several at a time.
+func (m *Manager) ShutdownAll(ctx context.Context) error {
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.kernels))
+	m.mu.Unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, k := range all {
+		group.Go(func() error {
+			err := m.Shutdown(ctx, k.record.Workspace, k.record.ID)
+			if errors.Is(err, ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	return group.Wait()
 }
