@@ -1,9 +1,24 @@
 package splice
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// raceDetector is set in a build with -race, whose shadow memory and shuffled
+// pools make figures of memory meaningless.
+var raceDetector bool
+
+func TestMain(m *testing.M) {
+	if agent := os.Getenv(idleGateway); agent != "" {
+		if err := serveIdleGateway(agent); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
