@@ -8,10 +8,6 @@ import (
 	"go.uber.org/goleak"
 )
 
-// raceDetector is set in a build with -race, whose shadow memory and shuffled
-// pools make figures of memory meaningless.
-var raceDetector bool
-
 func TestMain(m *testing.M) {
 	if agent := os.Getenv(idleGateway); agent != "" {
 		if err := serveIdleGateway(agent); err != nil {
