@@ -71,6 +71,7 @@ func TestCheckRequest(t *testing.T) {
 type unhijackable struct{ t *testing.T }
 
 func (u unhijackable) Header() http.Header { u.t.Error("the client's answer was touched"); return nil }
+
 func (u unhijackable) Write([]byte) (int, error) {
 	u.t.Error("the client was written to")
 	return 0, nil
