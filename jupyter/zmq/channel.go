@@ -161,12 +161,12 @@ func (ch *channel) send(m *jupyter.Message) error {
 	return nil
 }
 
-func (ch *channel) writeLoop() error {
-	err := ch.out.writeTo(ch.guard.Conn)
-	if errors.Is(err, ErrClosed) || errors.Is(err, net.ErrClosed) {
-		return ErrClosed
-	}
-	return fmt.Errorf("cannot write to the kernel's %s socket: %w", ch.name, err)
+// writeLoop sends what is queued until the socket is closed. When writing fails
+// nothing more is taken; what the kernel still said is read all the same, and
+// reading finds the end too.
+func (ch *channel) writeLoop() {
+	ch.out.writeTo(ch.guard.Conn)
+	ch.out.close()
 }
 
 // receive returns the next message: errUnsigned and errMalformed are of that

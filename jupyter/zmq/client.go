@@ -106,8 +106,9 @@ type Stats struct {
 // concurrent use; Run is called once.
 type Client struct {
 	// set at construction
-	channels []*channel // shell, control, stdin, iopub
-	tooLarge func(*jupyter.Message, int64)
+	channels  []*channel // shell, control, stdin, iopub
+	tooLarge  func(*jupyter.Message, int64)
+	lastWords time.Duration // how long the other sockets are read after the first failed
 
 	deliver sync.Mutex // held during handle, so that it never runs twice at once
 	ran     atomic.Bool
@@ -129,7 +130,7 @@ func Dial(ctx context.Context, info jupyter.ConnectionInfo, o Options) (*Client,
 	if info.Key != "" && info.SignatureScheme != "" && info.SignatureScheme != "hmac-sha256" {
 		return nil, fmt.Errorf("cannot connect to the kernel: signature scheme %q is not hmac-sha256", info.SignatureScheme)
 	}
-	c := &Client{channels: make([]*channel, 4), tooLarge: o.TooLarge}
+	c := &Client{channels: make([]*channel, 4), tooLarge: o.TooLarge, lastWords: time.Second}
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, to := range []struct {
 		name jupyter.Channel
@@ -158,7 +159,10 @@ func Dial(ctx context.Context, info jupyter.ConnectionInfo, o Options) (*Client,
 
 // Run receives from all four sockets, and sends what Send queued, until ctx ends
 // or the first socket fails; then all are closed and the reason is returned.
-// Every error is final: a new kernel has new sockets.
+// Every error is final: a new kernel has new sockets. When a socket fails, as all
+// do when a kernel dies, the others are read to their end for one second more at
+// most, so that the last output of a dying kernel is not lost; ErrProtocol ends
+// all at once.
 //
 // handle is called for each message, for one at a time, in order within each
 // channel. The message owns its bytes: handle may keep it. While handle runs
@@ -168,19 +172,34 @@ func (c *Client) Run(ctx context.Context, handle func(*jupyter.Message)) error {
 	if c.ran.Swap(true) {
 		return errors.New("cannot run a connection to a kernel twice")
 	}
-	group, running := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(running, func() { c.Close() })
+	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+
+	var readers, writers sync.WaitGroup
+	var first sync.Once
+	var reason error
 	for _, ch := range c.channels {
-		group.Go(func() error { return ch.writeLoop() })
-		group.Go(func() error { return c.readLoop(ch, handle) })
+		writers.Go(func() { ch.writeLoop() })
+		readers.Go(func() {
+			err := c.readLoop(ch, handle)
+			first.Do(func() {
+				reason = err
+				if errors.Is(err, ErrProtocol) {
+					c.Close()
+				}
+				for _, other := range c.channels {
+					other.guard.SetReadDeadline(time.Now().Add(c.lastWords))
+				}
+			})
+		})
 	}
-	err := group.Wait()
+	readers.Wait()
 	c.Close()
+	writers.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return err
+	return reason
 }
 
 // Send queues a message for the kernel: shell, control and stdin. It signs the

@@ -204,7 +204,7 @@ func (g *guard) skip(f frame) error {
 			return err
 		}
 		if !f.more {
-			g.skipped, g.bytes, g.frames = g.bytes, 0, 0
+			g.skipped, g.bytes, g.frames = max(g.bytes, 1), 0, 0
 			return nil
 		}
 		for {

@@ -83,7 +83,7 @@ func (o *outbox) close() {
 }
 
 // writeTo writes what comes in until the outbox is closed or w fails.
-func (o *outbox) writeTo(w io.Writer) error {
+func (o *outbox) writeTo(w io.Writer) {
 	var spare []byte
 	for {
 		o.mu.Lock()
@@ -94,13 +94,13 @@ func (o *outbox) writeTo(w io.Writer) error {
 
 		switch {
 		case closed:
-			return ErrClosed
+			return
 		case len(p) == 0:
 			spare = p
 			<-o.wake
 		default:
 			if _, err := w.Write(p); err != nil {
-				return err
+				return
 			}
 			if spare = p; cap(p) > keepBytes {
 				spare = nil
