@@ -1,0 +1,180 @@
+package kernelgw
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/labstack/echo/v4"
+
+	"kernelgw/auth"
+)
+
+// call is one request on its way through a route.
+type call struct {
+	echo.Context
+	base      string         // of the mount, with a slash at the end
+	who       auth.Principal // zero on public routes
+	page      string         // the path of the page, escaped, as it should be asked for
+	workspace string         // "" on public routes
+	secure    bool           // the client speaks TLS
+	body      []byte         // all of it, of routes that are not public
+}
+
+// guard returns the handler of a route under a mount: it finds out who calls,
+// whether a browser was tricked into calling, and for which workspace, and only
+// then calls the route's own.
+func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
+	return func(ec echo.Context) error {
+		ec.Set(matched, true)
+		c := &call{Context: ec, base: s.base, secure: s.secure(ec.Request())}
+		credentials := auth.ReadCredentials(ec.Request(), cookieName(ec.Request(), s.base, c.secure))
+		switch m {
+		case Workspace:
+			c.base += "w/" + url.PathEscape(c.pathParam("workspace")) + "/"
+		case Capability:
+			credentials.Capability = c.pathParam("capability")
+			c.base += "t/" + url.PathEscape(credentials.Capability) + "/"
+		}
+		if c.page = ec.Request().URL.EscapedPath(); route.Path == "" {
+			c.page = c.base
+		}
+		s.allowOrigin(c, s.origins.Listed(ec.Request()) != "")
+		if route.Access == auth.Public {
+			return route.handle(s, c)
+		}
+
+		r := ec.Request()
+		who, err := s.o.Users.Authenticate(auth.WithCredentials(r.Context(), credentials), r)
+		if err != nil {
+			return s.refuse(c, route, m, err)
+		}
+		c.who = who
+		if who.Method == auth.MethodCookie {
+			if err := s.notTricked(c, route); err != nil {
+				s.o.Metrics.AuthFailures.WithLabelValues(string(route.Access)).Inc()
+				return err
+			}
+		} else {
+			s.allowOrigin(c, true)
+		}
+		if c.workspace, err = workspaceOf(c, m); err != nil {
+			return err
+		}
+		if route.Access == auth.Page && m != Capability {
+			if done, err := s.enterPage(c, credentials); done || err != nil {
+				return err
+			}
+		}
+		if route.Access != auth.Socket {
+			if c.body, err = s.readBody(c); err != nil {
+				return err
+			}
+		}
+		return route.handle(s, c)
+	}
+}
+
+// workspaceOf returns the workspace that a call is for. One that is not the
+// caller's is answered like one that does not exist.
+func workspaceOf(c *call, m Mount) (string, error) {
+	if m == Workspace {
+		if w := c.pathParam("workspace"); c.who.Member(w) {
+			return w, nil
+		}
+		return "", notFound("Not Found")
+	}
+	if len(c.who.Workspaces) == 0 {
+		return "", notFound("Not Found")
+	}
+	return c.who.Workspaces[0], nil
+}
+
+// refuse answers a request whose caller is unknown.
+func (s *Server) refuse(c *call, route Route, m Mount, err error) error {
+	if !errors.Is(err, auth.ErrNoCredentials) && !errors.Is(err, auth.ErrDenied) {
+		s.o.Log.Error("cannot check credentials", "route", c.Path(), "error", err)
+		return &httpError{status: http.StatusServiceUnavailable, message: "Credentials cannot be checked now; try again", retryAfter: 2}
+	}
+	s.o.Metrics.AuthFailures.WithLabelValues(string(route.Access)).Inc()
+	r := c.Request()
+	if route.Access != auth.Page || (r.Method != http.MethodGet && r.Method != http.MethodHead) {
+		return forbidden("Forbidden")
+	}
+	base, next := c.base, c.page
+	if r.URL.RawQuery != "" {
+		next += "?" + r.URL.RawQuery
+	}
+	if m == Capability {
+		// A wrong secret in the path is no place to come back to.
+		base, next = s.base, s.base
+	}
+	c.Response().Header().Set("Cache-Control", "no-store")
+	return c.Redirect(http.StatusFound, base+"login?next="+url.QueryEscape(auth.SafeNext(s.base, next)))
+}
+
+// notTricked refuses what a browser sends with its cookie although no page of
+// ours asked for it (contract section 1.4 and 1.5).
+func (s *Server) notTricked(c *call, route Route) error {
+	r := c.Request()
+	if !s.origins.Allow(r, c.secure) {
+		if route.Access == auth.API {
+			return notFound("Not Found")
+		}
+		return forbidden("Cross-origin requests are not allowed")
+	}
+	if route.Access != auth.Page && auth.CrossSite(r) && s.origins.Listed(r) == "" {
+		return forbidden("Cross-site requests are not allowed")
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	if !auth.XSRFRepeated(r, "") {
+		return forbidden("'_xsrf' argument missing from " + r.Method)
+	}
+	return nil
+}
+
+// enterPage turns a token in a page's URL into a login, and sends the browser
+// to the same page without it: URLs end up in histories and Referer headers.
+func (s *Server) enterPage(c *call, credentials auth.Credentials) (done bool, err error) {
+	r := c.Request()
+	if !r.URL.Query().Has("token") {
+		s.ensureXSRF(c)
+		return false, nil
+	}
+	if c.who.Method == auth.MethodToken && !s.loggedIn(c, credentials.Cookie) {
+		if err := s.login(c, c.who); err != nil {
+			return false, err
+		}
+	}
+	target := c.page
+	if q := auth.WithoutToken(r.URL.RawQuery); q != "" {
+		target += "?" + q
+	}
+	c.Response().Header().Set("Cache-Control", "no-store")
+	return true, c.Redirect(http.StatusFound, auth.SafeNext(s.base, target))
+}
+
+// loggedIn reports whether a login cookie is the caller's own and valid.
+func (s *Server) loggedIn(c *call, cookie string) bool {
+	if cookie == "" {
+		return false
+	}
+	r := c.Request()
+	p, err := s.o.Users.Authenticate(auth.WithCredentials(r.Context(), auth.Credentials{Cookie: cookie}), r)
+	return err == nil && p.Issuer == c.who.Issuer && p.Subject == c.who.Subject
+}
+
+// pathParam returns a path parameter, decoded.
+func (c *call) pathParam(name string) string {
+	value := c.Param(name)
+	if c.Request().URL.RawPath == "" {
+		return value // the router saw the decoded path
+	}
+	decoded, err := url.PathUnescape(value)
+	if err != nil {
+		return ""
+	}
+	return decoded
+}

@@ -1,0 +1,134 @@
+package kernelgw
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+
+	"kernelgw/jupyter/rest"
+	"kernelgw/kernelgw/kernels"
+)
+
+// maxPath bounds document and directory paths.
+const maxPath = 4096
+
+// validID is what jupyter_server's routes take for the id of a kernel or a
+// session.
+var validID = regexp.MustCompile(`^\w{1,64}(-\w{1,64}){4}$`)
+
+func (s *Server) listKernels(c *call) error {
+	list, err := s.o.Kernels.List(c.Request().Context(), c.workspace)
+	if err != nil {
+		return err
+	}
+	models := make([]rest.Kernel, 0, len(list))
+	for _, k := range list {
+		models = append(models, kernelModel(k))
+	}
+	return c.JSON(http.StatusOK, models)
+}
+
+// startKernel answers before the kernel runs: clients give up after 30 s, and
+// the WebSocket's upgrade is held instead.
+func (s *Server) startKernel(c *call) error {
+	var body struct {
+		Name     string            `json:"name"`
+		Path     string            `json:"path"`
+		KernelID string            `json:"kernel_id"`
+		Env      map[string]string `json:"env"`
+	}
+	if len(c.body) > 0 {
+		if err := decode(c.body, &body); err != nil {
+			return err
+		}
+	}
+	if err := checkEnv(body.Env); err != nil {
+		return err
+	}
+	if len(body.Path) > maxPath {
+		return badRequest("path has %d bytes; the limit is %d", len(body.Path), maxPath)
+	}
+	if body.KernelID == "" {
+		// enterprise_gateway's way of asking for an id.
+		body.KernelID = body.Env["KERNEL_ID"]
+	}
+	if body.KernelID != "" && !validID.MatchString(body.KernelID) {
+		return badRequest("kernel_id must be a UUID")
+	}
+	k, err := s.o.Kernels.Start(c.Request().Context(), kernels.StartRequest{
+		Workspace: c.workspace, Owner: c.owner(), KernelID: body.KernelID, Name: body.Name, Cwd: body.Path, Env: body.Env,
+	})
+	if err != nil {
+		return err
+	}
+	c.Response().Header().Set("Location", c.base+"api/kernels/"+url.PathEscape(k.ID))
+	return c.JSON(http.StatusCreated, kernelModel(k))
+}
+
+func (s *Server) getKernel(c *call) error {
+	id, err := c.kernelID()
+	if err != nil {
+		return err
+	}
+	k, err := s.o.Kernels.Get(c.Request().Context(), c.workspace, id)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, kernelModel(k))
+}
+
+func (s *Server) deleteKernel(c *call) error {
+	id, err := c.kernelID()
+	if err != nil {
+		return err
+	}
+	if err := s.o.Kernels.Shutdown(c.Request().Context(), c.workspace, id); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+func (s *Server) interruptKernel(c *call) error {
+	id, err := c.kernelID()
+	if err != nil {
+		return err
+	}
+	if err := s.o.Kernels.Interrupt(c.Request().Context(), c.workspace, id); err != nil {
+		return err
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+func (s *Server) restartKernel(c *call) error {
+	id, err := c.kernelID()
+	if err != nil {
+		return err
+	}
+	k, err := s.o.Kernels.Restart(c.Request().Context(), c.workspace, id)
+	if status, _, _ := answer(err); err != nil && status == http.StatusInternalServerError {
+		return &httpError{status: status, message: "Exception restarting kernel", cause: err}
+	}
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, kernelModel(k))
+}
+
+// kernelID returns the id in the path. What cannot be one does not exist.
+func (c *call) kernelID() (string, error) {
+	id := c.pathParam("id")
+	if !validID.MatchString(id) {
+		return "", notFound("Kernel does not exist: " + clip(id))
+	}
+	return id, nil
+}
+
+// owner names the caller in labels and logs.
+func (c *call) owner() string { return c.who.Issuer + ":" + c.who.Subject }
+
+func kernelModel(k kernels.Kernel) rest.Kernel {
+	return rest.Kernel{
+		ID: k.ID, Name: k.Name, LastActivity: rest.Time{Time: k.LastActivity}, ExecutionState: string(k.ExecutionState),
+		Connections: k.Connections, Reason: k.Reason,
+	}
+}

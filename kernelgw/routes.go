@@ -1,0 +1,158 @@
+package kernelgw
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"kernelgw/auth"
+)
+
+// Mount is a place under which a route is served. Every mount is a complete
+// Jupyter base URL.
+type Mount string
+
+// The mounts. Host is the bare root of the host, outside the base URL, where
+// probes of load balancers look.
+const (
+	Default    Mount = ""               // BASE/: the caller's default workspace
+	Workspace  Mount = "w/:workspace/"  // BASE/w/NAME/: a workspace by name
+	Capability Mount = "t/:capability/" // BASE/t/SECRET/: for clients that can send no credentials
+	Host       Mount = "/"
+)
+
+var (
+	everywhere = []Mount{Default, Workspace, Capability}
+	browsers   = []Mount{Default, Workspace}
+	baseOnly   = []Mount{Default}
+	probes     = []Mount{Default, Host}
+)
+
+// Route is one row of the route table.
+type Route struct {
+	Method string
+	Path   string // below a mount, in echo's notation
+	Access auth.Access
+	Mounts []Mount
+	Doc    string
+
+	handle func(*Server, *call) error
+}
+
+// At returns the route's path under a mount and a base URL.
+func (r Route) At(base string, m Mount) string {
+	if m == Host {
+		return "/" + r.Path
+	}
+	return base + string(m) + r.Path
+}
+
+// Routes returns the route table: everything that the server answers with
+// anything but 404 or 405 is in it. A trailing slash is accepted everywhere.
+// Each path also answers OPTIONS, as the last rows say.
+func Routes() []Route {
+	const get, post, patch, del = http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete
+	table := []Route{
+		{get, "api", auth.Public, everywhere, "Version, as a jupyter_server tells it", (*Server).getVersion},
+		{get, "api/me", auth.API, everywhere, "Who the caller is and what it may do", (*Server).getMe},
+		{patch, "api/me", auth.API, everywhere, "Change the caller's color", (*Server).patchMe},
+		{get, "api/status", auth.API, everywhere, "Activity of the workspace", (*Server).getStatus},
+
+		{get, "api/kernelspecs", auth.API, everywhere, "Kernelspecs of the image", (*Server).listKernelspecs},
+		{get, "api/kernelspecs/:name", auth.API, everywhere, "One kernelspec", (*Server).getKernelspec},
+		{get, "kernelspecs/:name/:file", auth.API, everywhere, "Logo of a kernelspec", (*Server).getKernelspecFile},
+		{http.MethodHead, "kernelspecs/:name/:file", auth.API, everywhere, "Logo of a kernelspec, headers only", (*Server).getKernelspecFile},
+
+		{get, "api/kernels", auth.API, everywhere, "Kernels of the workspace", (*Server).listKernels},
+		{post, "api/kernels", auth.API, everywhere, "Start a kernel", (*Server).startKernel},
+		{get, "api/kernels/:id", auth.API, everywhere, "One kernel", (*Server).getKernel},
+		{del, "api/kernels/:id", auth.API, everywhere, "Shut a kernel down", (*Server).deleteKernel},
+		{post, "api/kernels/:id/interrupt", auth.API, everywhere, "Interrupt a kernel", (*Server).interruptKernel},
+		{post, "api/kernels/:id/restart", auth.API, everywhere, "Restart a kernel", (*Server).restartKernel},
+		{get, "api/kernels/:id/channels", auth.Socket, everywhere, "WebSocket to a kernel", (*Server).channels},
+
+		{get, "api/sessions", auth.API, everywhere, "Sessions of the workspace", (*Server).listSessions},
+		{post, "api/sessions", auth.API, everywhere, "Open a session", (*Server).createSession},
+		{get, "api/sessions/:id", auth.API, everywhere, "One session", (*Server).getSession},
+		{patch, "api/sessions/:id", auth.API, everywhere, "Rename a session or change its kernel", (*Server).patchSession},
+		{del, "api/sessions/:id", auth.API, everywhere, "End a session and its kernel", (*Server).deleteSession},
+
+		{post, "api/shutdown", auth.API, browsers, "Stop the server: for the single-user owner only", (*Server).postShutdown},
+		{post, "api/security/csp-report", auth.Public, browsers, "Takes reports of browsers and drops them", (*Server).postCSPReport},
+
+		{get, "v1/capabilities", auth.API, baseOnly, "The caller's capabilities, without their secrets", (*Server).listCapabilities},
+		{post, "v1/capabilities", auth.API, baseOnly, "Make a capability for one workspace", (*Server).createCapability},
+		{del, "v1/capabilities/:id", auth.API, baseOnly, "Revoke a capability", (*Server).deleteCapability},
+
+		{get, "", auth.Page, everywhere, "How to connect each client", (*Server).connectPage},
+		{get, "tree", auth.Page, everywhere, "As /", (*Server).connectPage},
+		{get, "tree/*", auth.Page, everywhere, "As /", (*Server).connectPage},
+		{get, "lab", auth.Page, everywhere, "As /", (*Server).connectPage},
+		{get, "lab/tree/*", auth.Page, everywhere, "As /", (*Server).connectPage},
+		{get, "login", auth.Public, browsers, "Login form", (*Server).getLogin},
+		{post, "login", auth.Public, browsers, "Log in with a token as the password", (*Server).postLogin},
+		{get, "logout", auth.Public, browsers, "Log out", (*Server).getLogout},
+		{get, "favicon.ico", auth.Public, baseOnly, "Icon", (*Server).getFavicon},
+		{get, "robots.txt", auth.Public, []Mount{Host}, "Keeps crawlers out", (*Server).getRobots},
+
+		{get, "healthz", auth.Public, probes, "200 while the process serves", (*Server).getHealth},
+		{get, "readyz", auth.Public, probes, "200 when kernels are adopted and the server is not draining, else 503", (*Server).getReady},
+		{get, "metrics", auth.API, probes, "Prometheus metrics; public if so configured", (*Server).getMetrics},
+	}
+	return append(table, preflights(table)...)
+}
+
+// preflights returns the OPTIONS rows: one for each path, with the mounts of
+// all its methods.
+func preflights(table []Route) []Route {
+	var rows []Route
+	for _, r := range table {
+		i := slices.IndexFunc(rows, func(p Route) bool { return p.Path == r.Path })
+		if i < 0 {
+			rows = append(rows, Route{
+				Method: http.MethodOptions, Path: r.Path, Access: auth.Public, Mounts: slices.Clone(r.Mounts),
+				Doc: "CORS preflight", handle: (*Server).preflight,
+			})
+			continue
+		}
+		for _, m := range r.Mounts {
+			if !slices.Contains(rows[i].Mounts, m) {
+				rows[i].Mounts = append(rows[i].Mounts, m)
+			}
+		}
+	}
+	return rows
+}
+
+// RoutesDoc returns the route table as the Markdown of docs/routes.md.
+func RoutesDoc() string {
+	var b strings.Builder
+	b.WriteString(`# Routes
+
+Made from the route table (kernelgw/routes.go) by ` + "`go test ./kernelgw -run TestRoutesDoc -update`" + `; a test fails when it is stale.
+
+Paths are relative to a mount. Mounts: **default** is the base URL, for the caller's default workspace; **workspace** is
+` + "`w/NAME/`" + ` below it; **capability** is ` + "`t/SECRET/`" + ` below it; **host** is the root of the host, whatever the base URL.
+A trailing slash is accepted everywhere, unknown query keys are ignored, and every path also answers OPTIONS (CORS preflight).
+
+Access: **public** is served to anyone; without valid credentials, **api** answers 403 with a JSON body, **page** redirects
+to the login page, **socket** answers 403 before the upgrade. Another user's workspace, kernel or session answers 404.
+
+| Method | Path | Access | Mounts | What |
+|---|---|---|---|---|
+`)
+	names := map[Mount]string{Default: "default", Workspace: "workspace", Capability: "capability", Host: "host"}
+	for _, r := range Routes() {
+		if r.Method == http.MethodOptions {
+			continue
+		}
+		mounts := make([]string, len(r.Mounts))
+		for i, m := range r.Mounts {
+			mounts[i] = names[m]
+		}
+		b.WriteString("| " + strings.Join([]string{
+			r.Method, "`/" + r.Path + "`", string(r.Access), strings.Join(mounts, ", "), r.Doc,
+		}, " | ") + " |\n")
+	}
+	return b.String()
+}

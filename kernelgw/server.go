@@ -1,0 +1,198 @@
+// Package kernelgw is the gateway's HTTP server: the route table, who may call
+// what, and the handlers of the Jupyter REST API and of our own. It knows the
+// Jupyter API's shapes and status codes; it knows nothing of sandboxes, ZeroMQ,
+// or how kernels and logins are kept.
+package kernelgw
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"kernelgw/auth"
+	"kernelgw/kernelgw/kernels"
+	"kernelgw/kernelgw/splice"
+	"kernelgw/kernelgw/telemetry"
+)
+
+// Kernels is what the server needs of *kernels.Manager; see there for the
+// behaviour of each method.
+type Kernels interface {
+	Ready() bool
+	Specs(ctx context.Context) (kernels.Specs, error)
+	Start(ctx context.Context, r kernels.StartRequest) (kernels.Kernel, error)
+	List(ctx context.Context, workspace string) ([]kernels.Kernel, error)
+	Get(ctx context.Context, workspace, id string) (kernels.Kernel, error)
+	Interrupt(ctx context.Context, workspace, id string) error
+	Restart(ctx context.Context, workspace, id string) (kernels.Kernel, error)
+	Shutdown(ctx context.Context, workspace, id string) error
+	Connect(ctx context.Context, workspace, id string) (kernels.Connection, error)
+	Sessions(ctx context.Context, workspace string) ([]kernels.Session, error)
+	Session(ctx context.Context, workspace, id string) (kernels.Session, error)
+	CreateSession(ctx context.Context, r kernels.SessionRequest) (kernels.Session, error)
+	UpdateSession(ctx context.Context, workspace, id string, u kernels.SessionUpdate) (kernels.Session, error)
+	DeleteSession(ctx context.Context, workspace, id string) error
+}
+
+// Users is who may log in, and what is made from that.
+type Users interface {
+	auth.Authenticator
+	auth.Logins
+	auth.Capabilities
+}
+
+// Options configure a Server. Users, Kernels, Log and Metrics are required.
+type Options struct {
+	Users   Users
+	Kernels Kernels
+	Log     *slog.Logger
+	Metrics *telemetry.Metrics
+
+	// BaseURL is the path under which everything is served: "/" or "/prefix/".
+	BaseURL string
+	// MetricsPublic serves /metrics without credentials.
+	MetricsPublic bool
+	// AllowOrigins are origins whose pages may call the server, written
+	// scheme://host[:port].
+	AllowOrigins []string
+	// AllowCredentials lets those pages send the login cookie.
+	AllowCredentials bool
+	// FrameAncestors are further origins whose pages may embed ours.
+	FrameAncestors []string
+	// TrustedProxies are the peers whose X-Forwarded-Proto is believed.
+	TrustedProxies []netip.Prefix
+	// Shutdown is called when the owner asks for it by POST /api/shutdown; nil
+	// means that nobody may.
+	Shutdown func()
+	// MaxBodyBytes bounds the body of a request; default 1 MiB.
+	MaxBodyBytes int64
+	// MaxMessageBytes bounds one WebSocket message; default as in splice.
+	MaxMessageBytes int64
+	// ConnectTimeout bounds how long a WebSocket upgrade is held until the
+	// kernel's agent listens; default 40 s, which is nbclient's patience.
+	ConnectTimeout time.Duration
+}
+
+// Server serves the gateway's HTTP. Safe for concurrent use.
+type Server struct {
+	// set at construction
+	o       Options
+	base    string
+	origins auth.Origins
+	csp     string // for pages
+	echo    *echo.Echo
+	http    *http.Server
+	started time.Time
+	colors  *colors
+
+	draining          atomic.Bool
+	sockets           *sockets
+	toClient, toAgent splice.Traffic
+	flush             sync.Mutex // held while traffic moves into metrics
+	flushed           traffic    // guarded by flush
+}
+
+// Limits of HTTP. A header that dribbles in (slow loris) or is huge ends the
+// connection; so does an answer that the client does not read.
+const (
+	headerTimeout  = 10 * time.Second
+	maxHeaderBytes = 64 << 10
+	idleTimeout    = 2 * time.Minute
+	writeTimeout   = 2 * time.Minute
+	bodyTimeout    = 30 * time.Second
+)
+
+var validBase = regexp.MustCompile(`^/([A-Za-z0-9._~-]+/)*$`)
+
+// New returns a Server, or says which option is wrong.
+func New(o Options) (*Server, error) {
+	o.BaseURL = cmp.Or(o.BaseURL, "/")
+	if !validBase.MatchString(o.BaseURL) {
+		return nil, fmt.Errorf("base URL %q: it must begin and end with a slash, as in /prefix/, and hold only letters, digits and . _ ~ -", o.BaseURL)
+	}
+	origins, err := auth.NewOrigins(o.AllowOrigins)
+	if err != nil {
+		return nil, fmt.Errorf("allowed origins: %w", err)
+	}
+	if _, err := auth.NewOrigins(o.FrameAncestors); err != nil {
+		return nil, fmt.Errorf("frame ancestors: %w", err)
+	}
+	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, 1<<20)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 40*time.Second)
+	s := &Server{
+		o: o, base: o.BaseURL, origins: origins, csp: contentSecurityPolicy(o.BaseURL, o.FrameAncestors),
+		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(),
+	}
+	s.register(Routes())
+	s.http = &http.Server{
+		Handler:           s.echo,
+		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		IdleTimeout:       idleTimeout,
+		WriteTimeout:      writeTimeout,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	return s, nil
+}
+
+// register puts the table into the router.
+func (s *Server) register(table []Route) {
+	s.echo.Pre(trimSlash)
+	s.echo.Use(s.observe)
+	seen := map[string]bool{}
+	for _, r := range table {
+		if r.Path == "metrics" && s.o.MetricsPublic {
+			r.Access = auth.Public
+		}
+		for _, m := range r.Mounts {
+			path := trimmed(r.At(s.base, m))
+			// With "/" as the base URL, the host's root is the same place.
+			if key := r.Method + " " + path; !seen[key] {
+				seen[key] = true
+				s.echo.Add(r.Method, path, s.guard(r, m))
+			}
+		}
+	}
+}
+
+// Handler returns the server's handler, without the limits that Serve has.
+func (s *Server) Handler() http.Handler { return s.echo }
+
+// Serve answers requests on l until Drain, and then returns nil.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Drain ends the server's work: readiness turns false, new WebSockets are
+// refused with 503, open ones are closed with 1012 at a message boundary, and
+// requests under way are finished. When it returns, nothing of the server runs
+// any more, unless ctx ended first: then connections are cut.
+func (s *Server) Drain(ctx context.Context) error {
+	s.draining.Store(true)
+	s.sockets.drain()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		_ = s.http.Close()
+	}
+	if !s.sockets.wait(ctx) {
+		return fmt.Errorf("cannot drain in time: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot drain in time: %w", err)
+	}
+	return nil
+}
