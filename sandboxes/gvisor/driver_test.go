@@ -1,16 +1,303 @@
 package gvisor_test
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"kernelgw/sandboxes"
 )
 
-func TestKernelRunsAsItsUser(t *testing.T) {
-	b := newBox(t, newDriver(t, shortTempDir(t)), "hello", sandboxes.Resources{})
-	if got, want := b.attack("hello"), "uid 1000 gid 1000 pid-is-1 false"; got != want {
-		t.Errorf("inside: %q, want %q", got, want)
+// ordinaryUser is nobody, on every Linux.
+const ordinaryUser = 65534
+
+// TestAsOrdinaryUser runs every other test of this package again as a user
+// without any privilege, in rootless mode.
+func TestAsOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("this is an ordinary user: all the other tests are in rootless mode already")
+		return
 	}
-	t.Log(b.attack("status"))
-	t.Log(b.attack("root"))
+	dir := shortTempDir(t)
+	agent, err := testAgent()
+	if err != nil {
+		t.Fatalf("cannot build the test's agent: %v", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Where the originals are, the user may not be able to look.
+	for name, from := range map[string]string{"test": self, "agent": agent, "runsc": runsc(t)} {
+		copyProgram(t, from, filepath.Join(dir, name))
+	}
+	tmp := filepath.Join(dir, "tmp")
+	if err := errors.Join(os.Mkdir(tmp, 0o700), os.Chown(tmp, ordinaryUser, ordinaryUser), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.v", "-test.timeout=9m")
+	cmd.Dir = tmp
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + tmp, "TMPDIR=" + tmp,
+		"KERNELGW_TEST_AGENT=" + filepath.Join(dir, "agent"), "KERNELGW_TEST_RUNSC=" + filepath.Join(dir, "runsc"),
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("the tests fail for an ordinary user: %v\n%s", err, out)
+	}
+	if testing.Verbose() {
+		t.Logf("as an ordinary user:\n%s", out)
+	}
+	if !bytes.Contains(out, []byte("\nPASS")) || !bytes.Contains(out, []byte("--- PASS: TestKernelIsAnUnprivilegedUser")) {
+		t.Errorf("the tests did not run for an ordinary user:\n%s", out)
+	}
+}
+
+func copyProgram(t *testing.T, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(out.Chmod(0o755), out.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestExitCodeOfTheAgentIsReported(t *testing.T) {
+	dir := shortTempDir(t)
+	b := newBox(t, newDriver(t, dir), "exits", sandboxes.Resources{})
+	b.attack("hello")
+	_, _ = b.post(t.Context(), "/exit", nil) // the connection breaks, of course
+	if exit := b.end(); exit.Code != 7 || exit.Reason != "" || time.Since(exit.At) > time.Minute {
+		t.Errorf("Exit is %+v, want code 7 just now", exit)
+	}
+	if exit, err := newDriver(t, dir).Wait(t.Context(), "exits"); err != nil || exit.Code != 7 {
+		t.Errorf("a new driver says %+v, %v; want code 7", exit, err)
+	}
+}
+
+func TestKilledSentryIsReported(t *testing.T) {
+	dir := shortTempDir(t)
+	b := newBox(t, newDriver(t, dir), "killed", sandboxes.Resources{})
+	b.attack("hello")
+	if err := syscall.Kill(recorded(t, dir, "killed").Sentry.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if exit := b.end(); exit.Code != 137 || !strings.Contains(exit.Reason, "signal 9") {
+		t.Errorf("Exit is %+v, want code 137 and the signal", exit)
+	}
+}
+
+// processes is what the driver records, as far as the tests look at it.
+type processes struct {
+	Supervisor, Sentry struct{ PID int }
+	Others             []struct{ PID int }
+}
+
+func (p processes) pids() []int {
+	pids := []int{p.Supervisor.PID, p.Sentry.PID}
+	for _, o := range p.Others {
+		pids = append(pids, o.PID)
+	}
+	return pids
+}
+
+func recorded(t *testing.T, stateDir, id string) processes {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(stateDir, id, "processes.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p processes
+	if err := json.Unmarshal(data, &p); err != nil {
+		t.Fatal(err)
+	}
+	if p.Sentry.PID == 0 || p.Supervisor.PID == 0 || len(p.Others) == 0 {
+		t.Fatalf("incomplete records of processes: %s", data)
+	}
+	return p
+}
+
+func TestKilledSupervisorDoesNotEndTheSandbox(t *testing.T) {
+	dir := shortTempDir(t)
+	d := newDriver(t, dir)
+	b := newBox(t, d, "orphan", sandboxes.Resources{})
+	b.attack("hello")
+	if err := syscall.Kill(recorded(t, dir, "orphan").Supervisor.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if exit, err := d.Wait(ctx, "orphan"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait for a sandbox without supervisor: %+v, %v; want it to run on", exit, err)
+	}
+	b.attack("hello")
+	_, _ = b.post(t.Context(), "/exit", nil)
+	if exit := b.end(); exit.Code != -1 || exit.Reason == "" {
+		t.Errorf("Exit is %+v, want code -1, for unknown, and a reason", exit)
+	}
+}
+
+// A terminal's Ctrl-C, and a shell that hangs up, go to a process group.
+func TestSignalsToTheGatewaysGroupPassBy(t *testing.T) {
+	dir := shortTempDir(t)
+	b := newBox(t, newDriver(t, dir), "group", sandboxes.Resources{})
+	b.attack("hello")
+	ours, err := syscall.Getpgid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range recorded(t, dir, "group").pids() {
+		if pgid, err := syscall.Getpgid(pid); err != nil || pgid == ours {
+			t.Errorf("process %d of the sandbox is in group %d, %v; the gateway's is %d", pid, pgid, err, ours)
+		}
+	}
+}
+
+// Secrets come to the gateway in its environment.
+func TestGatewaysEnvironmentDoesNotReachTheSandbox(t *testing.T) {
+	t.Setenv("KERNELGW_SECRET", "very-secret")
+	dir := shortTempDir(t)
+	b := newBox(t, newDriver(t, dir), "env", sandboxes.Resources{})
+	b.attack("hello")
+	for _, pid := range recorded(t, dir, "env").pids() {
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err == nil && bytes.Contains(env, []byte("very-secret")) {
+			t.Errorf("process %d of the sandbox has the gateway's environment", pid)
+		}
+	}
+	if got := b.attack("search", "very-", "secret"); !strings.HasSuffix(got, "found []") {
+		t.Errorf("inside: %s", got)
+	}
+}
+
+func TestDeepStateDirectory(t *testing.T) {
+	dir := filepath.Join(shortTempDir(t), strings.Repeat("d", 100), strings.Repeat("e", 100))
+	b := newBox(t, newDriver(t, dir), "deep", sandboxes.Resources{})
+	if got := b.attack("hello"); !strings.HasPrefix(got, "uid 1000") {
+		t.Errorf("inside: %s", got)
+	}
+}
+
+func TestLogIsBoundedAndKeepsTheEnd(t *testing.T) {
+	dir := shortTempDir(t)
+	b := newBox(t, newDriver(t, dir), "prints", sandboxes.Resources{})
+	if _, err := b.post(t.Context(), "/print", nil); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = b.post(t.Context(), "/exit", nil)
+	b.end()
+	waitGone(t, recorded(t, dir, "prints").Supervisor.PID)
+	var size int
+	var all []byte
+	for _, name := range []string{"log.1", "log"} {
+		data, err := os.ReadFile(filepath.Join(dir, "prints", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += len(data)
+		all = append(all, data...)
+	}
+	if size > 512<<10 || !bytes.Contains(all, []byte("the last line")) {
+		t.Errorf("the log has %d bytes of 4 MiB that were printed, and ends with %q", size, all[max(0, len(all)-50):])
+	}
+}
+
+// waitGone waits until a process has ended, as a child of ours also a zombie.
+func waitGone(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			return
+		}
+	}
+	t.Fatalf("process %d did not end", pid)
+}
+
+func TestInvalidResourcesAreRefused(t *testing.T) {
+	d := newDriver(t, shortTempDir(t))
+	for name, limits := range map[string]sandboxes.Resources{
+		"negative CPUs":      {CPUs: -1},
+		"negative memory":    {MemoryBytes: -1},
+		"negative processes": {Processes: -1},
+		"negative disk":      {DiskBytes: -1},
+		"too little memory":  {MemoryBytes: 1},
+	} {
+		if _, err := d.Create(t.Context(), sandboxes.Spec{ID: "invalid", Resources: limits}); !errors.Is(err, sandboxes.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		}
+	}
+	if list, err := d.List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("List: %v, %v", list, err)
+	}
+}
+
+func TestTenLivesLeaveNothingBehind(t *testing.T) {
+	dir := shortTempDir(t)
+	d := newDriver(t, dir)
+	before := host(t, dir)
+	for i := range 10 {
+		id := fmt.Sprintf("life-%d", i)
+		b := newBox(t, d, id, sandboxes.Resources{})
+		if i%2 == 0 { // destroyed also while it starts
+			b.attack("write", "/home/jovyan/x")
+		}
+		if err := d.Destroy(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := host(t, dir); !slices.Equal(before, after) {
+		t.Errorf("before:\n%s\nafter:\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	}
+}
+
+// host lists what sandboxes could leave on a host: runsc's and supervisors'
+// processes, mounts, control groups, files, descriptors of this process.
+func host(t *testing.T, stateDir string) []string {
+	t.Helper()
+	var found []string
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if cmdline, err := os.ReadFile(p); err == nil && bytes.Contains(cmdline, []byte(stateDir)) {
+			found = append(found, p+" "+string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found = append(found, strings.Split(string(mounts), "\n")...)
+	for _, pattern := range []string{
+		"/sys/fs/cgroup/kernelgw-life*", "/sys/fs/cgroup/*/kernelgw-life*", stateDir + "/*", stateDir + "/.*", "/tmp/runsc*", "/run/runsc*",
+	} {
+		paths, _ := filepath.Glob(pattern)
+		found = append(found, paths...)
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(found, fmt.Sprint(len(fds), " open files"))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -150,8 +151,15 @@ func (b box) post(ctx context.Context, path string, body any) (string, error) {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			// sun_path holds 108 bytes; through a descriptor every path is short.
+			dir, err := os.Open(filepath.Dir(b.sb.Agent.Address))
+			if err != nil {
+				return nil, err
+			}
+			defer dir.Close()
+			address := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(b.sb.Agent.Address))
 			for {
-				c, err := new(net.Dialer).DialContext(ctx, b.sb.Agent.Network, b.sb.Agent.Address)
+				c, err := new(net.Dialer).DialContext(ctx, b.sb.Agent.Network, address)
 				if err == nil || ctx.Err() != nil {
 					return c, err
 				}

@@ -1,0 +1,150 @@
+package gvisor_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"kernelgw/sandboxes"
+)
+
+func TestKernelIsAnUnprivilegedUser(t *testing.T) {
+	b := newBox(t, newDriver(t, shortTempDir(t)), "user", sandboxes.Resources{})
+	if got, want := b.attack("hello"), "uid 1000 gid 1000 pid-is-1 false"; got != want {
+		t.Errorf("inside: %q, want %q", got, want)
+	}
+	status := b.attack("status")
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1"} {
+		if !strings.Contains(status, want) {
+			t.Errorf("/proc/self/status lacks %q:\n%s", want, status)
+		}
+	}
+	if got := b.attack("root"); got != "[]" {
+		t.Errorf("what must not succeed did: %s", got)
+	}
+}
+
+func TestKernelCannotReadTheHost(t *testing.T) {
+	dir := shortTempDir(t)
+	secret := filepath.Join(dir, "host-secret")
+	if err := os.WriteFile(secret, []byte("only-on-the-host"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(t, filepath.Join(dir, "state"))
+	b := newBox(t, d, "reader", sandboxes.Resources{})
+	other := newBox(t, d, "other", sandboxes.Resources{})
+	other.attack("write", "/home/jovyan/mine")
+	for _, path := range []string{
+		secret, "/proc/1/root" + secret, "/proc/self/root" + secret, "/proc/self/cwd/../../.." + secret,
+		"/run/kernelgw/agent.json", "/proc/1/root/run/kernelgw/agent.json", "/home/jovyan/mine",
+		filepath.Join(dir, "state", "other", "run", "agent.json"), "/etc/shadow", "/proc/1/environ", "/proc/1/mem",
+	} {
+		if got := b.attack("read", path); !strings.HasPrefix(got, "error: ") {
+			t.Errorf("read of %s gave %q", path, got)
+		}
+	}
+	// In halves, so that the search does not find itself.
+	for _, token := range [][2]string{{"token-of-", "reader"}, {"token-of-", "other"}, {"only-on-", "the-host"}} {
+		got := b.attack("search", token[0], token[1])
+		if !strings.HasPrefix(got, "seen ") || !strings.HasSuffix(got, "found []") {
+			t.Errorf("search for %s%s: %s", token[0], token[1], got)
+		}
+	}
+}
+
+func TestKernelHasNoNetwork(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	host := filepath.Join(shortTempDir(t), "host.sock")
+	u, err := net.Listen("unix", host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	a, err := net.Listen("unix", "@kernelgw-host-"+strconv.Itoa(os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+
+	d := newDriver(t, shortTempDir(t))
+	b := newBox(t, d, "dials", sandboxes.Resources{})
+	other := newBox(t, d, "listens", sandboxes.Resources{})
+	other.attack("hello")
+	if got := b.attack("interfaces"); got != "lo" {
+		t.Errorf("interfaces inside: %s, want lo", got)
+	}
+	for _, target := range [][2]string{
+		{"tcp", l.Addr().String()},
+		{"tcp", "169.254.169.254:80"}, {"tcp", "[fd00:ec2::254]:80"}, {"tcp", "100.100.100.200:80"},
+		{"tcp", "10.0.0.1:443"}, {"tcp", "192.0.2.1:80"}, {"tcp", "8.8.8.8:53"}, {"tcp", "[2001:4860:4860::8888]:53"},
+		{"tcp", "metadata.google.internal:80"}, {"tcp", "localhost:22"}, {"tcp", "0.0.0.0:22"},
+		{"unix", host}, {"unix", a.Addr().String()}, {"unix", "/run/kernelgw/agent.sock"},
+		{"unix", other.sb.Agent.Address}, {"unix", "/var/run/docker.sock"},
+	} {
+		if got := b.attack("dial", target[0], target[1]); !strings.HasPrefix(got, "error: ") {
+			t.Errorf("dial %s %s: %s", target[0], target[1], got)
+		}
+	}
+}
+
+// hurt runs an attack on one sandbox while another must stay as it was.
+func hurt(t *testing.T, limits sandboxes.Resources, attack func(b box)) {
+	d := newDriver(t, shortTempDir(t))
+	victim := newBox(t, d, "victim", limits)
+	bystander := newBox(t, d, "bystander", limits)
+	bystander.attack("hello")
+	attack(victim)
+	if got := bystander.attack("hello"); !strings.HasPrefix(got, "uid 1000") {
+		t.Errorf("the other sandbox: %s", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if exit, err := d.Wait(ctx, "bystander"); err == nil {
+		t.Errorf("the other sandbox ended: %+v", exit)
+	}
+}
+
+func TestAllocationWithoutEndEndsItsSandboxOnly(t *testing.T) {
+	hurt(t, sandboxes.Resources{MemoryBytes: 512 << 20}, func(b box) {
+		_, _ = b.post(t.Context(), "/attack", []string{"allocate"}) // the connection breaks
+		exit := b.end()
+		if exit.Code != 137 || exit.Reason != "killed: memory limit 512.0 MiB" {
+			t.Errorf("Exit is %+v, want 137 and the memory limit", exit)
+		}
+	})
+}
+
+func TestForkBombIsHeldByItsSandbox(t *testing.T) {
+	hurt(t, sandboxes.Resources{Processes: 20}, func(b box) {
+		got := b.attack("bomb")
+		if !strings.Contains(got, "resource temporarily unavailable") {
+			t.Errorf("fork bomb: %s; want EAGAIN", got)
+		}
+		t.Log(got)
+	})
+}
+
+func TestFullDiskIsFullInItsSandboxOnly(t *testing.T) {
+	hurt(t, sandboxes.Resources{DiskBytes: 64 << 20, MemoryBytes: 512 << 20}, func(b box) {
+		for _, c := range []struct {
+			dir      string
+			min, max int // MiB
+		}{{"/home/jovyan", 60, 64}, {"/tmp", 250, 256}, {"/dev/shm", 120, 128}} {
+			got := b.attack("fill", c.dir)
+			mib, why, _ := strings.Cut(got, " MiB, then: ")
+			n, err := strconv.Atoi(mib)
+			if err != nil || n < c.min || n > c.max || !strings.Contains(why, "no space left on device") {
+				t.Errorf("fill of %s: %s; want ENOSPC after %d to %d MiB", c.dir, got, c.min, c.max)
+			}
+		}
+	})
+}
