@@ -229,21 +229,21 @@ func (l *Log[T]) Forget(to string) {
 
 // Read appends to items the next steps of the reader named to, moves its
 // cursor behind them, and returns the longer slice. It stops at the end of the
-// log, or when the entries of this call cost maxCost or more. Nothing appended
-// means that the reader has everything.
-func (l *Log[T]) Read(c *Cursor, to string, maxCost int, items []Item[T]) []Item[T] {
+// log, after maxItems, or when the entries of this call cost maxCost or more.
+// Nothing appended means that the reader has everything.
+func (l *Log[T]) Read(c *Cursor, to string, maxItems, maxCost int, items []Item[T]) []Item[T] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.seq == l.last && c.pending.Messages == 0 {
 		return items
 	}
-	cost := 0
+	cost, most := 0, len(items)+maxItems
 	for i := l.after(c.seq); i < len(l.slots); i++ {
 		s := &l.slots[i]
 		if !s.live {
 			continue
 		}
-		if cost >= maxCost {
+		if cost >= maxCost || len(items) >= most {
 			return items
 		}
 		mine := s.To == "" || s.To == to

@@ -52,7 +52,7 @@ func (m *model) join(name string) {
 
 func (m *model) read(r *reader, maxCost int) {
 	before := r.cursor.Seq()
-	for _, item := range m.log.Read(&r.cursor, r.name, maxCost, nil) {
+	for _, item := range m.log.Read(&r.cursor, r.name, 1<<30, maxCost, nil) {
 		if item.Lost.Messages > 0 {
 			r.lost.Messages += item.Lost.Messages
 			r.lost.Bytes += item.Lost.Bytes
@@ -179,7 +179,7 @@ func TestSpillOrder(t *testing.T) {
 	} {
 		appendAll(step.add)
 		again := c
-		got := shape(l.Read(&again, "", 1<<30, nil))
+		got := shape(l.Read(&again, "", 1<<30, 1<<30, nil))
 		if got != step.want {
 			t.Errorf("after %q a reader gets %s, want %s", step.add, got, step.want)
 		}
@@ -196,7 +196,7 @@ func TestLossIsReportedOnceAcrossQuietEntries(t *testing.T) {
 		l.Append(quiet)
 	}
 	l.Append(entry(Kept, 1500, "cell 1"))
-	if got, want := shape(l.Read(&c, "", 1<<30, nil)), "kk(2 cell 1)skk"; got != want {
+	if got, want := shape(l.Read(&c, "", 1<<30, 1<<30, nil)), "kk(2 cell 1)skk"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -209,7 +209,7 @@ func TestLossIsReportedUnderTheParentOfItsFirstEntry(t *testing.T) {
 		}
 	}
 	var start Cursor
-	if got, want := shape(l.Read(&start, "", 1<<30, nil)), "(5 cell 1)sss"; got != want {
+	if got, want := shape(l.Read(&start, "", 1<<30, 1<<30, nil)), "(5 cell 1)sss"; got != want {
 		t.Errorf("from the start: got %s, want %s", got, want)
 	}
 }
@@ -219,14 +219,14 @@ func TestEntryLargerThanTheBudgetIsKeptUntilTheNext(t *testing.T) {
 	c := l.Now("")
 	l.Append(entry(Display, 5000, "p"))
 	again := c
-	if got := shape(l.Read(&again, "", 1<<30, nil)); got != "d" {
+	if got := shape(l.Read(&again, "", 1<<30, 1<<30, nil)); got != "d" {
 		t.Errorf("got %s, want the large entry", got)
 	}
 	l.Append(entry(Stream, 300, "p"))
-	if got := shape(l.Read(&again, "", 1<<30, nil)); got != "s" {
+	if got := shape(l.Read(&again, "", 1<<30, 1<<30, nil)); got != "s" {
 		t.Errorf("a reader that had it gets %s, want the next entry only", got)
 	}
-	if got := shape(l.Read(&c, "", 1<<30, nil)); got != "(1 p)s" {
+	if got := shape(l.Read(&c, "", 1<<30, 1<<30, nil)); got != "(1 p)s" {
 		t.Errorf("a reader that had not gets %s", got)
 	}
 	if stats := l.Stats(); stats.Bytes > 1000 {
@@ -241,9 +241,22 @@ func TestCopiedCursorReadsAgain(t *testing.T) {
 		l.Append(entry(Kept, 400, ""))
 	}
 	acked := c
-	first := shape(l.Read(&c, "r", 1<<30, nil))
-	if second := shape(l.Read(&acked, "r", 1<<30, nil)); first != second || first != "kkk" {
+	first := shape(l.Read(&c, "r", 1<<30, 1<<30, nil))
+	if second := shape(l.Read(&acked, "r", 1<<30, 1<<30, nil)); first != second || first != "kkk" {
 		t.Errorf("read %s, then %s from the same place", first, second)
+	}
+}
+
+func TestReadStopsAtMaxItems(t *testing.T) {
+	l := New[int](1 << 20)
+	c := l.Now("")
+	for range 5 {
+		l.Append(entry(Kept, 1000, ""))
+	}
+	for i, want := range []string{"kk", "kk", "k", ""} {
+		if got := shape(l.Read(&c, "", 2, 1<<30, nil)); got != want {
+			t.Errorf("read %d: got %q, want %q", i, got, want)
+		}
 	}
 }
 
@@ -254,7 +267,7 @@ func TestReadStopsAtMaxCost(t *testing.T) {
 		l.Append(entry(Kept, 1000, ""))
 	}
 	for i, want := range []string{"kkk", "kkk", "kkk", "k", ""} {
-		if got := shape(l.Read(&c, "", 2500, nil)); got != want {
+		if got := shape(l.Read(&c, "", 1<<30, 2500, nil)); got != want {
 			t.Errorf("read %d: got %q, want %q", i, got, want)
 		}
 	}

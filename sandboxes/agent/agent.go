@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kernelgw/sandboxes/agentapi"
+)
+
+// Agent runs one kernel. Make one with New, and call Run once.
+type Agent struct {
+	// set at construction
+	opts     Options
+	hub      *hub
+	procs    procs
+	reaper   *reaper
+	commands chan command
+	exceeded chan string // a limit, as reason; from watchLimits
+	news     *news
+	over     chan struct{} // closed when the kernel is gone for good
+
+	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
+}
+
+// command asks the supervisor to do something.
+type command struct {
+	kind commandKind
+	done chan error // capacity 1
+}
+
+type commandKind int
+
+const (
+	restartKernel commandKind = iota
+	shutDown
+)
+
+// New checks the options. It starts nothing.
+func New(o Options) (*Agent, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the agent: %w", err)
+	}
+	news := newNews()
+	return &Agent{
+		opts:     o,
+		hub:      newHub(&o, news.changed),
+		procs:    procs{ownsDescendants: o.OwnsDescendants},
+		reaper:   newReaper(),
+		commands: make(chan command),
+		exceeded: make(chan string),
+		news:     news,
+		over:     make(chan struct{}),
+	}, nil
+}
+
+// Run starts the kernel and serves the API until the kernel was shut down, or
+// ctx ends, which shuts it down too. All processes of the kernel are gone when
+// it returns. The error is that of serving.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var helpers sync.WaitGroup
+	helpers.Go(func() { a.tick(ctx) })
+	helpers.Go(func() { a.watchLimits(ctx) })
+	if a.opts.OwnsDescendants {
+		helpers.Go(func() { a.reaper.run(ctx) })
+	}
+	server := a.server()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(a.opts.Listener) }()
+
+	var supervisor sync.WaitGroup
+	supervised, stop := context.WithCancel(ctx)
+	defer stop()
+	supervisor.Go(func() { a.supervise(supervised) })
+
+	var err error
+	select {
+	case err = <-served: // nobody can reach the kernel any more
+		stop()
+	case <-a.over:
+	}
+	supervisor.Wait()
+	a.hub.waitForSockets(drainTime + closeTime)
+	a.hub.cutSockets()
+	a.hub.waitForSockets(closeTime)
+	down, stopWaiting := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer stopWaiting()
+	if server.Shutdown(down) != nil {
+		server.Close()
+	}
+	cancel()
+	helpers.Wait()
+	if err == nil {
+		err = <-served
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("cannot serve the agent's API: %w", err)
+}
+
+func (a *Agent) tick(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			a.hub.tick(now)
+		}
+	}
+}
+
+// do has the supervisor do something and waits for it, or for ctx.
+func (a *Agent) do(ctx context.Context, kind commandKind) error {
+	c := command{kind: kind, done: make(chan error, 1)}
+	select {
+	case a.commands <- c:
+	case <-a.over:
+		return errOver
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-c.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var (
+	errOver   = errors.New("the kernel was shut down")
+	errAbsent = errors.New("the kernel is dead")
+)
+
+// interrupt does not wait for the supervisor, which may be stopping a kernel.
+func (a *Agent) interrupt() error {
+	g := a.current.Load()
+	if g == nil {
+		return fmt.Errorf("cannot interrupt the kernel: %w; restart it", errAbsent)
+	}
+	return g.interrupt()
+}
+
+// Status returns the state of the kernel.
+func (a *Agent) Status() agentapi.Status {
+	h := a.hub
+	s := agentapi.Status{
+		KernelID:    a.opts.Config.KernelID,
+		Connections: len(*h.sockets.Load()),
+		Replayed:    h.replayed.Load(),
+		Dropped:     h.dropped.Load(),
+	}
+	h.track.describe(&s)
+	return s
+}
+
+// Usage returns what the kernel uses.
+func (a *Agent) Usage() agentapi.Usage {
+	u := usage{}
+	if g := a.current.Load(); g != nil {
+		u = a.procs.usage(g.proc.pid)
+	}
+	return agentapi.Usage{
+		CPUSeconds:  (u.cpu + collectedCPU()).Seconds(),
+		MemoryBytes: u.memory,
+		Processes:   u.processes,
+		LogBytes:    a.hub.events.Stats().Bytes,
+	}
+}

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// corkedConn collects small writes until flush, so that many messages cross to
+// the gateway in one system call. Large writes pass after what was collected.
+// All but Write and Close are for one goroutine; gorilla calls Write from two,
+// under a lock of its own, when the client breaks the WebSocket protocol.
+type corkedConn struct {
+	net.Conn
+	wrote func(n int) // called with the size of what has left, from the writer
+
+	mu  sync.Mutex
+	buf *[]byte // taken from corks while there is something in it
+}
+
+const (
+	corkBytes  = 64 << 10
+	writeChunk = 256 << 10 // so that a slow write shows its progress
+)
+
+var corks = sync.Pool{New: func() any {
+	b := make([]byte, 0, corkBytes)
+	return &b
+}}
+
+func (c *corkedConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.buf == nil {
+		c.buf = corks.Get().(*[]byte)
+	}
+	if len(*c.buf)+len(p) <= cap(*c.buf) {
+		*c.buf = append(*c.buf, p...)
+		return len(p), nil
+	}
+	if err := c.flushLocked(); err != nil {
+		return 0, err
+	}
+	if len(p) < corkBytes/2 {
+		c.buf = corks.Get().(*[]byte)
+		*c.buf = append(*c.buf, p...)
+		return len(p), nil
+	}
+	return len(p), c.through(p)
+}
+
+// SetWriteDeadline does nothing: a client may be slow, and hub.tick cuts those
+// that are silent.
+func (c *corkedConn) SetWriteDeadline(time.Time) error { return nil }
+
+// flush writes what was collected.
+func (c *corkedConn) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flushLocked()
+}
+
+func (c *corkedConn) flushLocked() error {
+	if c.buf == nil {
+		return nil
+	}
+	buf := c.buf
+	c.buf = nil
+	err := c.through(*buf)
+	*buf = (*buf)[:0]
+	corks.Put(buf)
+	return err
+}
+
+func (c *corkedConn) through(p []byte) error {
+	for len(p) > 0 {
+		n, err := c.Conn.Write(p[:min(len(p), writeChunk)])
+		c.wrote(n)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// corkingWriter makes an upgrade take the connection corked.
+type corkingWriter struct {
+	http.ResponseWriter
+	conn **corkedConn // set by Hijack
+}
+
+// Hijack implements http.Hijacker.
+func (w *corkingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	*w.conn = &corkedConn{Conn: conn, wrote: func(int) {}}
+	return *w.conn, buffered, nil
+}
+
+var writeBuffers sync.Pool // of gorilla

@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"kernelgw/jupyter"
+	"kernelgw/jupyter/wsproto"
+	"kernelgw/sandboxes/agent/eventlog"
+)
+
+// frame is one message as the event log keeps it and all sockets share it.
+type frame struct {
+	v1     []byte // in the v1 encoding
+	legacy []byte // in the legacy encoding; nil when no socket wanted it at the time
+	// buffers says that the message has any, so that legacy is a binary frame.
+	buffers bool
+}
+
+// entry makes the log's entry of a message. legacy says that a socket will want
+// the legacy encoding, which is then made once for all.
+func entry(m *jupyter.Message, to string, kind kind, legacy bool) eventlog.Entry[frame] {
+	f := frame{buffers: len(m.Buffers) > 0}
+	f.v1, _ = wsproto.Append(nil, wsproto.V1, m)
+	if legacy {
+		f.legacy, _ = wsproto.Append(nil, wsproto.Legacy, m)
+	}
+	return eventlog.Entry[frame]{
+		To:     to,
+		Class:  kind.class(),
+		Quiet:  kind == kindComm,
+		Parent: f.part(2), // not the message's: that one's memory is to be freed
+		Bytes:  m.Size(),
+		Cost:   len(f.v1) + len(f.legacy),
+		Value:  f,
+	}
+}
+
+// part is part i of the v1 encoding: channel, header, parent header, ...
+func (f *frame) part(i int) []byte {
+	at := binary.LittleEndian.Uint64(f.v1[8*(1+i):])
+	end := binary.LittleEndian.Uint64(f.v1[8*(2+i):])
+	return f.v1[at:end:end]
+}
+
+// message takes the v1 encoding apart. The message shares its memory.
+func (f *frame) message() *jupyter.Message {
+	m := &jupyter.Message{
+		Channel:      jupyter.Channel(f.part(0)),
+		Header:       f.part(1),
+		ParentHeader: f.part(2),
+		Metadata:     f.part(3),
+		Content:      f.part(4),
+	}
+	parts := int(binary.LittleEndian.Uint64(f.v1)) - 1
+	for i := 5; i < parts; i++ {
+		m.Buffers = append(m.Buffers, f.part(i))
+	}
+	return m
+}
+
+// encoded is the frame's payload in an encoding, and whether it is binary.
+func (f *frame) encoded(enc wsproto.Encoding) (payload []byte, binary bool) {
+	switch {
+	case enc == wsproto.V1:
+		return f.v1, true
+	case f.legacy != nil && !(f.buffers && enc == wsproto.LegacyText):
+		return f.legacy, f.buffers
+	default:
+		return wsproto.Append(nil, enc, f.message())
+	}
+}
+
+// marker is the message in the place of what a client cannot have any more.
+func marker(lost eventlog.Lost, session string) frame {
+	text := fmt.Sprintf("output truncated: %d messages, %d bytes\n", lost.Messages, lost.Bytes)
+	m := jupyter.NewStream("stderr", text, session, lost.Parent)
+	f := frame{}
+	f.v1, _ = wsproto.Append(nil, wsproto.V1, m)
+	return f
+}
+
+// kind is what the agent needs to know of an iopub message.
+type kind uint8
+
+const (
+	kindOther kind = iota
+	kindStatus
+	kindStream
+	kindDisplay
+	kindComm
+	kindInput // execute_input
+	kindError
+	kindWelcome
+	kindReply // whatever comes on shell, control and stdin
+)
+
+// kindOf classifies a message by the raw msg_type of its header.
+func kindOf(rawType []byte) kind {
+	switch string(rawType) { // does not allocate
+	case `"status"`:
+		return kindStatus
+	case `"stream"`:
+		return kindStream
+	case `"display_data"`, `"update_display_data"`, `"execute_result"`, `"clear_output"`:
+		return kindDisplay
+	case `"comm_open"`, `"comm_msg"`, `"comm_close"`:
+		return kindComm
+	case `"execute_input"`:
+		return kindInput
+	case `"error"`:
+		return kindError
+	case `"iopub_welcome"`:
+		return kindWelcome
+	}
+	return kindOther
+}
+
+func (k kind) class() eventlog.Class {
+	switch k {
+	case kindStream:
+		return eventlog.Stream
+	case kindDisplay, kindOther:
+		return eventlog.Display
+	default:
+		return eventlog.Kept
+	}
+}

@@ -1,0 +1,316 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"kernelgw/jupyter"
+	"kernelgw/jupyter/wsproto"
+	"kernelgw/sandboxes/agent/eventlog"
+)
+
+// hub takes messages from the kernel to the clients and back. It lives as long
+// as the agent; kernel processes come and go.
+type hub struct {
+	// set at construction
+	events     *eventlog.Log[frame]
+	track      *tracker
+	log        *slog.Logger
+	maxMessage int64
+	pace       pacer
+	inbound    inbound
+
+	session atomic.Pointer[string] // the kernel's own session id, as last seen
+
+	replayed, dropped, ignored atomic.Uint64
+
+	sockets atomic.Pointer[[]*socket] // replaced under mu, never changed
+	legacy  atomic.Int32              // sockets that do not speak v1
+
+	mu      sync.Mutex
+	clients map[string]*client // by session_id; guarded by mu
+	routes  routes             // guarded by mu
+}
+
+func newHub(o *Options, changed func()) *hub {
+	h := &hub{
+		events:     eventlog.New[frame](o.Config.LogBytes),
+		track:      newTracker(changed),
+		log:        o.Log,
+		maxMessage: o.Config.MaxMessageBytes,
+		clients:    make(map[string]*client),
+		routes:     newRoutes(),
+	}
+	h.pace.init(o.Config.LogBytes)
+	h.sockets.Store(&[]*socket{})
+	session := jupyter.NewID()
+	h.session.Store(&session)
+	return h
+}
+
+// fromKernel takes a message of the kernel. It is called for one message at a
+// time. own is the header session of the agent's own requests, whose answers no
+// client sees.
+func (h *hub) fromKernel(m *jupyter.Message, own []byte) (ours bool) {
+	if m.Channel == jupyter.IOPub {
+		return h.fromIOPub(m, own)
+	}
+	parentSession := jupyter.PeekRaw(m.ParentHeader, "session")
+	if bytes.Equal(unquoted(parentSession), own) {
+		return true
+	}
+	id := jupyter.PeekID(m.ParentHeader)
+	if m.Channel == jupyter.Shell {
+		h.track.reply(id)
+	}
+	h.mu.Lock()
+	c := h.routes.find(id, jupyter.PeekSession(m.ParentHeader))
+	h.mu.Unlock()
+	if c == nil {
+		h.ignored.Add(1) // its client was forgotten, or never was
+		return false
+	}
+	h.events.Append(entry(m, c.id, kindReply, h.legacy.Load() > 0))
+	h.wake()
+	return false
+}
+
+func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
+	kind := kindOf(jupyter.PeekRaw(m.Header, "msg_type"))
+	if kind == kindWelcome {
+		return true
+	}
+	h.track.iopub(kind, m)
+	if bytes.Equal(unquoted(jupyter.PeekRaw(m.ParentHeader, "session")), own) {
+		return true
+	}
+	h.learnSession(m)
+	e := entry(m, "", kind, h.legacy.Load() > 0)
+	h.events.Append(e)
+	h.wake()
+	h.pace.appended(h, e.Bytes+eventlog.Overhead)
+	return false
+}
+
+// learnSession keeps the kernel's session id: messages that the agent makes up
+// carry it, because JupyterLab drops those of another session than the last.
+func (h *hub) learnSession(m *jupyter.Message) {
+	raw := unquoted(jupyter.PeekRaw(m.Header, "session"))
+	if len(raw) == 0 || len(raw) > maxRememberedID || string(raw) == *h.session.Load() {
+		return
+	}
+	if session := jupyter.PeekSession(m.Header); session != "" {
+		h.session.Store(&session)
+	}
+}
+
+// unquoted is a raw JSON string without its quotes, as it stands.
+func unquoted(raw []byte) []byte {
+	if len(raw) < 2 || raw[0] != '"' {
+		return nil
+	}
+	return raw[1 : len(raw)-1]
+}
+
+// publishStatus tells all clients a state that the agent knows of.
+func (h *hub) publishStatus(state jupyter.State) {
+	h.publish(jupyter.NewStatus(state, *h.session.Load()), kindStatus)
+}
+
+// publishError shows text where the running cell's output is.
+func (h *hub) publishError(text string, cell []byte) {
+	h.publish(jupyter.NewStream("stderr", text+"\n", *h.session.Load(), cell), kindError)
+}
+
+func (h *hub) publish(m *jupyter.Message, kind kind) {
+	h.events.Append(entry(m, "", kind, h.legacy.Load() > 0))
+	h.wake()
+}
+
+func (h *hub) wake() {
+	for _, s := range *h.sockets.Load() {
+		s.wakeUp()
+	}
+}
+
+// fromClient takes a message of a client. The message's memory may be reused
+// after the call. A *closeError says that the connection cannot go on.
+func (h *hub) fromClient(c *client, m *jupyter.Message) error {
+	id := jupyter.PeekID(m.Header)
+	h.mu.Lock()
+	h.routes.learn(c, id, jupyter.PeekSession(m.Header))
+	h.mu.Unlock()
+	return h.inbound.send(h, m, id)
+}
+
+// attach makes s the socket of its session_id and returns the client, with the
+// cursor where s begins. A socket that the client had is closed.
+func (h *hub) attach(s *socket, sessionID string) *client {
+	h.mu.Lock()
+	c := h.clients[sessionID]
+	if c == nil || sessionID == "" {
+		c = &client{id: sessionID}
+		if sessionID == "" {
+			c.id, c.anonymous = jupyter.NewID(), true
+		}
+		c.acked = h.events.Now(c.id)
+		c.sent = c.acked.Seq()
+		h.clients[c.id] = c
+	}
+	old := c.socket
+	c.socket = s
+	s.client = c
+	c.mu.Lock()
+	s.cursor = c.acked
+	c.mu.Unlock()
+	s.offset.Store(s.cursor.Offset())
+	h.replaceSockets(s, old)
+	h.mu.Unlock()
+	if s.encoding != wsproto.V1 {
+		h.legacy.Add(1)
+	}
+	if old != nil {
+		// As jupyter_server does: an empty close frame. The client is the one
+		// that opened the new connection and does not look at the old any more.
+		old.close(websocket.CloseNoStatusReceived, "", false)
+	}
+	h.track.changed()
+	return c
+}
+
+// detach takes s from its client, which is remembered unless nobody can come
+// back as it.
+func (h *hub) detach(s *socket) {
+	h.mu.Lock()
+	c := s.client
+	h.replaceSockets(nil, s)
+	if c.socket == s {
+		c.socket, c.away = nil, time.Now()
+		if c.anonymous {
+			h.forget(c)
+		}
+		h.forgetOldest()
+	}
+	h.mu.Unlock()
+	if s.encoding != wsproto.V1 {
+		h.legacy.Add(-1)
+	}
+	h.track.changed()
+}
+
+// replaceSockets needs the lock.
+func (h *hub) replaceSockets(add, remove *socket) {
+	old := *h.sockets.Load()
+	sockets := make([]*socket, 0, len(old)+1)
+	for _, s := range old {
+		if s != remove {
+			sockets = append(sockets, s)
+		}
+	}
+	if add != nil {
+		sockets = append(sockets, add)
+	}
+	h.sockets.Store(&sockets)
+}
+
+// forgetOldest keeps the number of clients that are away within maxAway. It
+// needs the lock.
+func (h *hub) forgetOldest() {
+	if len(h.clients)-len(*h.sockets.Load()) <= maxAway {
+		return
+	}
+	var oldest *client
+	for _, c := range h.clients {
+		if c.socket == nil && (oldest == nil || c.away.Before(oldest.away)) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		h.forget(oldest)
+	}
+}
+
+// forget needs the lock.
+func (h *hub) forget(c *client) {
+	delete(h.clients, c.id)
+	h.routes.forget(c)
+	h.events.Forget(c.id)
+}
+
+// tick forgets clients that stayed away too long and ends connections whose
+// other end is silent. It is called every few seconds.
+func (h *hub) tick(now time.Time) {
+	h.mu.Lock()
+	for _, c := range h.clients {
+		if c.socket == nil && now.Sub(c.away) > clientLifetime {
+			h.forget(c)
+		}
+	}
+	h.mu.Unlock()
+	for _, s := range *h.sockets.Load() {
+		if silent := now.Sub(time.Unix(0, s.alive.Load())); silent > silence {
+			h.log.Info("cutting a silent connection", "silent", silent.Round(time.Second).String())
+			s.cut()
+		}
+	}
+}
+
+// closeSockets closes the sockets that which chooses, after they have got all
+// that is in the log.
+func (h *hub) closeSockets(code int, reason string, which func(*socket) bool) {
+	for _, s := range *h.sockets.Load() {
+		if which(s) {
+			s.close(code, reason, true)
+		}
+	}
+}
+
+// waitForSockets waits until no socket is left, for some time.
+func (h *hub) waitForSockets(patience time.Duration) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+		if len(*h.sockets.Load()) == 0 {
+			return
+		}
+	}
+}
+
+func (h *hub) cutSockets() {
+	for _, s := range *h.sockets.Load() {
+		s.cut()
+	}
+}
+
+func isAnonymous(s *socket) bool { return s.client.anonymous }
+func anySocket(*socket) bool     { return true }
+
+// acknowledged notes that the client of s has everything up to cursor.
+func (h *hub) acknowledged(s *socket, cursor eventlog.Cursor) {
+	h.mu.Lock()
+	current := s.client.socket == s
+	h.mu.Unlock()
+	if !current {
+		return // its successor has begun from what was acknowledged before
+	}
+	c := s.client
+	c.mu.Lock()
+	if cursor.Seq() > c.acked.Seq() {
+		c.acked = cursor
+	}
+	c.mu.Unlock()
+}
+
+// closeError ends a client's connection with a close code and reason.
+type closeError struct {
+	code   int
+	reason string
+}
+
+func (e *closeError) Error() string { return fmt.Sprintf("close %d: %s", e.code, e.reason) }

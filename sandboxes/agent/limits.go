@@ -1,0 +1,83 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// How often the limits are looked at: rarely far from them, often near.
+const (
+	limitsFar  = 250 * time.Millisecond
+	limitsNear = 20 * time.Millisecond
+)
+
+// watchLimits tells the supervisor when the kernel exceeds a limit.
+func (a *Agent) watchLimits(ctx context.Context) {
+	c := &a.opts.Config
+	if c.MemoryBytes == 0 && c.Processes == 0 {
+		return
+	}
+	timer := time.NewTimer(limitsFar)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		pause := limitsFar
+		if g := a.current.Load(); g != nil {
+			var reason string
+			reason, pause = a.checkLimits(g)
+			if reason != "" {
+				a.stopEverything(g)
+				select {
+				case a.exceeded <- reason:
+				case <-a.over:
+					return
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+		timer.Reset(pause)
+	}
+}
+
+// checkLimits returns the limit that is exceeded, if any, and when to look
+// again.
+func (a *Agent) checkLimits(g *generation) (reason string, again time.Duration) {
+	c := &a.opts.Config
+	u := a.procs.usage(g.proc.pid)
+	memory := u.memory
+	// Processes that forked share pages, which usage counts for each.
+	if c.MemoryBytes > 0 && memory > c.MemoryBytes && u.processes > 1 {
+		memory = min(memory, a.procs.sharedMemory(g.proc.pid))
+	}
+	switch {
+	case c.Processes > 0 && u.processes > c.Processes:
+		return fmt.Sprintf("killed: process limit %d", c.Processes), limitsFar
+	case c.MemoryBytes > 0 && memory > c.MemoryBytes:
+		return "killed: memory limit " + bytesText(c.MemoryBytes), limitsFar
+	}
+	if u.processes > c.Processes/2 && c.Processes > 0 || memory > c.MemoryBytes/2 && c.MemoryBytes > 0 {
+		return "", limitsNear
+	}
+	return "", limitsFar
+}
+
+// stopEverything kills at once; the supervisor, which may be busy, does the
+// rest.
+func (a *Agent) stopEverything(g *generation) { a.procs.kill(g.proc.pid, time.Second) }
+
+func bytesText(n int64) string {
+	const mib, gib = 1 << 20, 1 << 30
+	switch {
+	case n >= gib:
+		return fmt.Sprintf("%.1f GiB", float64(n)/gib)
+	case n >= mib:
+		return fmt.Sprintf("%.0f MiB", float64(n)/mib)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

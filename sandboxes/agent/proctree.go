@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// procs finds the processes of the kernel through /proc.
+type procs struct {
+	// ownsDescendants: every descendant of this process is the kernel's.
+	// Otherwise only the kernel's process group, session and descendants are.
+	ownsDescendants bool
+}
+
+// procStat is what is used of /proc/PID/stat.
+type procStat struct {
+	pid, parent, group, session int
+	zombie                      bool
+	cpuTicks                    int64 // of itself, not of its children
+	residentPages               int64
+}
+
+const ticksPerSecond = 100 // USER_HZ, the same on all Linux architectures that Go has
+
+// parseStat reads a /proc/PID/stat line. The command name in it is the
+// process's own choice, parentheses, spaces and newlines included.
+func parseStat(b []byte) (procStat, bool) {
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 2 || end < open {
+		return procStat{}, false
+	}
+	fields := bytes.Fields(b[end+1:])
+	if len(fields) < 22 {
+		return procStat{}, false
+	}
+	ok := true
+	number := func(text []byte) int64 {
+		n, err := strconv.ParseInt(string(text), 10, 64)
+		ok = ok && err == nil
+		return n
+	}
+	// proc_pid_stat(5) counts from 1 and the state is 3; here it is 0.
+	s := procStat{
+		pid:           int(number(bytes.TrimSpace(b[:open]))),
+		zombie:        fields[0][0] == 'Z' || fields[0][0] == 'X',
+		parent:        int(number(fields[1])),
+		group:         int(number(fields[2])),
+		session:       int(number(fields[3])),
+		cpuTicks:      number(fields[11]) + number(fields[12]),
+		residentPages: number(fields[21]),
+	}
+	return s, ok && s.pid > 0
+}
+
+// list returns the live processes of the kernel whose first process is, or
+// was, kernel.
+func (p procs) list(kernel int) []procStat {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1) // what could be read is used
+	all := make([]procStat, 0, len(names))
+	for _, name := range names {
+		if name[0] < '1' || name[0] > '9' {
+			continue
+		}
+		b, err := os.ReadFile("/proc/" + name + "/stat")
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if s, ok := parseStat(b); ok {
+			all = append(all, s)
+		}
+	}
+	return p.choose(all, os.Getpid(), kernel)
+}
+
+// choose returns those of all that are the kernel's and alive.
+func (p procs) choose(all []procStat, self, kernel int) []procStat {
+	parent := make(map[int]int, len(all))
+	for _, s := range all {
+		parent[s.pid] = s.parent
+	}
+	root := kernel
+	if p.ownsDescendants {
+		root = self
+	}
+	var chosen []procStat
+	for _, s := range all {
+		if s.zombie || s.pid == self || s.pid == 1 {
+			continue
+		}
+		if s.group == kernel || s.session == kernel || descends(parent, s.pid, root) {
+			chosen = append(chosen, s)
+		}
+	}
+	return chosen
+}
+
+// descends reports whether pid is root or below it. The map is a snapshot that
+// was not taken at one instant: it may even contain a cycle.
+func descends(parent map[int]int, pid, root int) bool {
+	for range len(parent) + 1 {
+		if pid == root {
+			return true
+		}
+		next, ok := parent[pid]
+		if !ok {
+			return false
+		}
+		pid = next
+	}
+	return false
+}
+
+// kill ends every process of the kernel and returns when none is left, or
+// after patience. Processes that fork while they are killed are stopped first:
+// what is stopped does not fork, so each pass leaves fewer.
+func (p procs) kill(kernel int, patience time.Duration) bool {
+	deadline := time.Now().Add(patience)
+	pause := time.Millisecond
+	for {
+		found := p.list(kernel)
+		if len(found) == 0 {
+			return true
+		}
+		if len(found) > 1 {
+			for _, s := range found {
+				_ = unix.Kill(s.pid, unix.SIGSTOP) // gone is as good as stopped
+			}
+			found = p.list(kernel)
+		}
+		for _, s := range found {
+			_ = unix.Kill(s.pid, unix.SIGKILL) // gone is what is wanted
+		}
+		if time.Now().After(deadline) {
+			return len(p.list(kernel)) == 0
+		}
+		time.Sleep(pause) // the killed need a moment to be gone
+		pause = min(2*pause, 20*time.Millisecond)
+	}
+}
+
+// usage sums up processes.
+type usage struct {
+	cpu       time.Duration // of the living
+	memory    int64
+	processes int64
+}
+
+func (p procs) usage(kernel int) usage {
+	var u usage
+	page := int64(os.Getpagesize())
+	for _, s := range p.list(kernel) {
+		u.processes++
+		u.cpu += time.Duration(s.cpuTicks) * time.Second / ticksPerSecond
+		u.memory += s.residentPages * page
+	}
+	return u
+}
+
+// sharedMemory is the memory of the processes with each page that several use
+// counted once. It is slower by far than usage, and falls back on it where the
+// system does not know.
+func (p procs) sharedMemory(kernel int) int64 {
+	var total int64
+	page := int64(os.Getpagesize())
+	for _, s := range p.list(kernel) {
+		share, ok := proportionalShare(s.pid)
+		if !ok {
+			share = s.residentPages * page
+		}
+		total += share
+	}
+	return total
+}
+
+func proportionalShare(pid int) (int64, bool) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if err != nil {
+		return 0, false
+	}
+	for line := range bytes.Lines(b) {
+		rest, ok := bytes.CutPrefix(line, []byte("Pss:"))
+		if !ok {
+			continue
+		}
+		fields := bytes.Fields(rest)
+		if len(fields) == 0 {
+			return 0, false
+		}
+		kib, err := strconv.ParseInt(string(fields[0]), 10, 64)
+		return kib << 10, err == nil
+	}
+	return 0, false
+}
+
+// collectedCPU is the CPU time of all processes that were waited for.
+func collectedCPU() time.Duration {
+	var r unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_CHILDREN, &r) != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
