@@ -1,0 +1,195 @@
+package hostproc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// spawn starts a shell script and returns its ID and the first line it prints.
+func spawn(t *testing.T, script string, env ...string) (ID, string, *exec.Cmd) {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+	id, err := Identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id, strings.TrimSpace(line), cmd
+}
+
+func TestWaitSeesTheEndOfAChildAndOfSomebodyElses(t *testing.T) {
+	child, line, _ := spawn(t, "sleep 3600 & echo $!; wait")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grandchild, err := Identify(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]ID{"grandchild": grandchild, "child": child} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := p.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Wait for a running %s: %v, want the context's error", name, err)
+		}
+		cancel()
+	}
+	ended := make(chan error)
+	go func() { ended <- grandchild.Wait(t.Context()) }()
+	if err := grandchild.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Wait for a killed grandchild: %v", err)
+	}
+	// The shell ends now; nobody reaps it, so that it is a zombie.
+	if err := child.Wait(t.Context()); err != nil {
+		t.Errorf("Wait for a zombie: %v", err)
+	}
+	if alive, err := child.Alive(); alive || err != nil {
+		t.Errorf("a zombie counts as alive: %v, %v", alive, err)
+	}
+}
+
+func TestReusedPidIsAnotherProcess(t *testing.T) {
+	p, _, cmd := spawn(t, "echo; exec sleep 3600")
+	for name, other := range map[string]ID{
+		"start time": {PID: p.PID, Start: p.Start + 1, Boot: p.Boot},
+		"boot":       {PID: p.PID, Start: p.Start, Boot: "another"},
+		"zero":       {},
+	} {
+		if err := other.Signal(unix.SIGKILL); !errors.Is(err, ErrGone) {
+			t.Errorf("%s: Signal gave %v, want ErrGone", name, err)
+		}
+		if alive, err := other.Alive(); alive || err != nil {
+			t.Errorf("%s: Alive gave %v, %v", name, alive, err)
+		}
+		if err := other.Wait(t.Context()); err != nil {
+			t.Errorf("%s: Wait gave %v", name, err)
+		}
+		if err := KillAll(t.Context(), Descendants(other)); err != nil {
+			t.Errorf("%s: KillAll gave %v", name, err)
+		}
+	}
+	if alive, err := p.Alive(); !alive || err != nil {
+		t.Fatalf("the process that has the pid now was harmed: %v, %v", alive, err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if err := p.Signal(unix.SIGTERM); !errors.Is(err, ErrGone) {
+		t.Errorf("Signal to a reaped process gave %v, want ErrGone", err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Errorf("Wait for a reaped process: %v", err)
+	}
+}
+
+func TestKillAllFindsWhatLeftTheSession(t *testing.T) {
+	// A tree, and a daemon that has no living ancestor in it but the environment.
+	p, line, _ := spawn(t, `(setsid sh -c 'sleep 3600 & echo $!; wait' &) ; sleep 3600 & wait`, "KILLALL_TEST=yes")
+	pid, err := strconv.Atoi(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon, err := Identify(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if has(t, pid, "KILLALL_TEST", "ye") || has(t, pid, "ALL_TEST", "yes") || !has(t, pid, "KILLALL_TEST", "yes") {
+		t.Error("WithEnv does not match the whole variable")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := KillAll(ctx, Descendants(p), WithEnv("KILLALL_TEST", "yes")); err != nil {
+		t.Fatal(err)
+	}
+	for name, p := range map[string]ID{"root": p, "daemon": daemon} {
+		if alive, err := p.Alive(); alive || err != nil {
+			t.Errorf("%s is alive after KillAll: %v, %v", name, alive, err)
+		}
+	}
+}
+
+func TestKillAllWinsAgainstAForkBomb(t *testing.T) {
+	// Eight lines of processes that live 20 ms each and leave a child: faster
+	// than the process table is read. They end by themselves, after all.
+	const bomb = `bomb() { [ $1 = 200 ] && exit; sleep 0.02; bomb $(($1 + 1)) & }
+		for i in 1 2 3 4 5 6 7 8; do bomb 0 & done; echo up; sleep 60`
+	p, _, _ := spawn(t, bomb, "KILLALL_BOMB=yes")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := KillAll(ctx, Descendants(p), WithEnv("KILLALL_BOMB", "yes")); err != nil {
+		t.Fatal(err)
+	}
+	left, _, err := look([]Matcher{WithEnv("KILLALL_BOMB", "yes")})
+	if err != nil || len(left) > 0 {
+		t.Errorf("%d processes survived, %v", len(left), err)
+	}
+}
+
+func has(t *testing.T, pid int, name, value string) bool {
+	t.Helper()
+	found, _, err := look([]Matcher{WithEnv(name, value)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(found, func(p Process) bool { return p.PID == pid })
+}
+
+func TestParseStatIsNotFooledByNames(t *testing.T) {
+	const rest = " S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1 2 3"
+	for name, stat := range map[string]string{
+		"plain":   "42 (sleep)" + rest,
+		"parens":  "42 (a) Z 1 1 1 (b)" + rest,
+		"spaces":  "42 (a b\nc)" + rest + "\n",
+		"nothing": "42 ()" + rest,
+	} {
+		got, err := parseStat([]byte(stat))
+		want := Process{PID: 42, Parent: 7, Group: 8, Session: 9, Start: 12345}
+		if err != nil || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, want)
+		}
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("42 (sleep) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1 2 3"))
+	f.Add([]byte(")("))
+	f.Add([]byte("1 () Z"))
+	f.Fuzz(func(t *testing.T, stat []byte) {
+		p, err := parseStat(stat)
+		if err != nil && p != (Process{}) {
+			t.Errorf("%+v beside error %v", p, err)
+		}
+	})
+}

@@ -1,0 +1,192 @@
+package hostproc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Matcher selects processes of a table. KillAll asks it again after each round
+// of killing, so that it can know parents that are gone by then. It is not
+// sure when something escaped its look.
+type Matcher func(table map[int]Process) (found []Process, sure bool)
+
+// Descendants selects the given processes and all below them. It remembers
+// what it selected: the children of a process that died since are still found
+// by their own children.
+func Descendants(roots ...ID) Matcher {
+	known := map[int]uint64{} // pid to start time
+	boot, err := bootID()
+	for _, r := range roots {
+		if err == nil && r.Boot == boot {
+			known[r.PID] = r.Start
+		}
+	}
+	return func(table map[int]Process) ([]Process, bool) {
+		is := func(p Process) bool { start, ok := known[p.PID]; return ok && start == p.Start }
+		for grew := true; grew; {
+			grew = false
+			for _, p := range table {
+				if parent, ok := table[p.Parent]; ok && !is(p) && is(parent) {
+					known[p.PID], grew = p.Start, true
+				}
+			}
+		}
+		var found []Process
+		for _, p := range table {
+			if is(p) {
+				found = append(found, p)
+			}
+		}
+		return found, true
+	}
+}
+
+// WithEnv selects the processes that were started with name=value in their
+// environment, as far as this process may read it.
+func WithEnv(name, value string) Matcher {
+	want := []byte(name + "=" + value)
+	return func(table map[int]Process) (found []Process, sure bool) {
+		sure = true
+		for _, p := range table {
+			if p.Zombie || p.kernelThread() {
+				continue
+			}
+			env, err := environ(p.PID)
+			switch {
+			case errors.Is(err, ErrGone):
+				// It may have left a child that the table has not.
+				sure = false
+			case err == nil && slices.ContainsFunc(bytes.Split(env, []byte{0}),
+				func(v []byte) bool { return bytes.Equal(v, want) }):
+				found = append(found, p)
+			}
+		}
+		return found, sure
+	}
+}
+
+// environ reads the environment that a process was started with.
+func environ(pid int) ([]byte, error) {
+	for range 5 {
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			return nil, ErrGone
+		}
+		if err != nil || len(env) > 0 {
+			return env, err
+		}
+		// Empty for a moment in the middle of execve; seldom for good.
+		time.Sleep(time.Millisecond)
+	}
+	return nil, nil
+}
+
+// kernelThread reports whether p is a thread of the host's kernel: they have
+// no environment, and all are kthreadd, pid 2, or its children.
+func (p Process) kernelThread() bool { return p.Parent == 2 || p.PID == 2 && p.Parent == 0 }
+
+// maxUnsure is how many rounds in a row may find nothing without being sure:
+// on a host where some process or other ends all the time, none is ever sure.
+const maxUnsure = 5
+
+// KillAll sends SIGKILL to all processes that any matcher selects, this one
+// excepted, and to their process groups where those are not of this process's
+// session; and does so again until none of them runs. Zombies do not count:
+// they are their parents' to reap. It fails when ctx ends before that.
+//
+// What forks and exits faster than the process table is read, and makes a
+// process group of its own each time, may escape.
+func KillAll(ctx context.Context, matchers ...Matcher) error {
+	session, err := unix.Getsid(0)
+	if err != nil {
+		return fmt.Errorf("cannot tell this process's session: %w", err)
+	}
+	for unsure := 0; ; {
+		running, sure, err := look(matchers)
+		if err != nil {
+			return err
+		}
+		switch {
+		case len(running) > 0:
+			unsure = 0
+		case sure || unsure == maxUnsure:
+			return nil
+		default:
+			unsure++
+		}
+		for _, p := range running {
+			if err := p.kill(session); err != nil {
+				return fmt.Errorf("cannot kill process %d: %w", p.PID, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot make sure that all processes are killed, %v are left: %w", pids(running), ctx.Err())
+		case <-time.After(5 * time.Millisecond): // nobody tells of the death of others' children
+		}
+	}
+}
+
+// kill kills p and its process group.
+func (p Process) kill(ownSession int) error {
+	err := p.signal(unix.SIGSTOP)
+	if err != nil {
+		return err
+	}
+	// Stopped, p can neither end nor leave its group, so that the number is
+	// still that group's. One call for all: no member can fork its way out.
+	now, err := readStat(p.PID)
+	if err == nil && now.Start == p.Start && now.Session != ownSession && now.Group > 1 {
+		if err := unix.Kill(-now.Group, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return p.signal(unix.SIGKILL)
+}
+
+// look asks all matchers of the processes that run now.
+func look(matchers []Matcher) (running []Process, sure bool, err error) {
+	table, err := Table()
+	if err != nil {
+		return nil, false, err
+	}
+	sure = true
+	for _, match := range matchers {
+		found, ok := match(table)
+		sure = sure && ok
+		for _, p := range found {
+			if !p.Zombie && p.PID != os.Getpid() {
+				running = append(running, p)
+			}
+		}
+	}
+	return running, sure, nil
+}
+
+// signal is ID.Signal for a process of a table, which is of this boot.
+func (p Process) signal(sig unix.Signal) error {
+	id, err := Identify(p.PID)
+	if err == nil && id.Start == p.Start {
+		err = id.Signal(sig)
+	}
+	if errors.Is(err, ErrGone) {
+		return nil
+	}
+	return err
+}
+
+func pids(processes []Process) []int {
+	var list []int
+	for _, p := range processes {
+		list = append(list, p.PID)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
