@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Names of the kernelspecs that both servers find through JUPYTER_PATH. The
+// image of the gvisor driver has Python only, as imageKernel.
+const (
+	fakeKernel   = "bench-fake"
+	pythonKernel = "bench-python"
+	imageKernel  = "python3"
+)
+
+// host is what the servers under test share on this machine.
+type host struct {
+	root   string // of the checkout
+	dir    string // ours, removed by close
+	python string // of the stock server and of the Python kernel
+	path   string // JUPYTER_PATH
+}
+
+func newHost(ctx context.Context) (*host, error) {
+	root, err := checkout()
+	if err != nil {
+		return nil, err
+	}
+	h := &host{root: root, python: filepath.Join(root, ".cache", "venv", "stock", "bin", "python")}
+	if _, err := os.Stat(h.python); err != nil {
+		return nil, errors.New("there is no stock jupyter_server in .cache/venv/stock: run make clients")
+	}
+	// A short name: Unix sockets have long ones behind it.
+	if h.dir, err = os.MkdirTemp("", "kgwb"); err != nil {
+		return nil, err
+	}
+	if err := h.kernels(ctx); err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// kernels builds the fake kernel and writes the kernelspecs.
+func (h *host) kernels(ctx context.Context) error {
+	fake := filepath.Join(h.dir, "fakekernel")
+	build := exec.CommandContext(ctx, "go", "build", "-o", fake, "./jupyter/jupytertest/fakekernel")
+	build.Dir = h.root
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build the fake kernel: %w\n%s", err, out)
+	}
+	h.path = filepath.Join(h.dir, "jupyter")
+	for name, argv := range map[string][]string{
+		fakeKernel:   {fake, "-f", "{connection_file}"},
+		pythonKernel: {h.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"},
+	} {
+		spec, err := json.Marshal(map[string]any{"argv": argv, "display_name": name, "language": "python"})
+		if err != nil {
+			return err
+		}
+		dir := filepath.Join(h.path, "kernels", name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "kernel.json"), spec, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *host) close() { _ = os.RemoveAll(h.dir) }
+
+// checkout is the directory of go.mod, here or above.
+func checkout() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("cannot find the checkout: run bench inside it")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// environ is our environment without what configures Jupyter or kernelgw, with
+// a home for one server.
+func (h *host) environ(home string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		for _, prefix := range []string{"JUPYTER", "KERNELGW_", "KERNEL_", "HOME=", "PYTHON", "XDG_", "IPYTHON"} {
+			if strings.HasPrefix(kv, prefix) {
+				return true
+			}
+		}
+		return false
+	})
+	return append(env, "HOME="+home, "JUPYTER_PATH="+h.path)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// machine describes where and with what was measured, a sentence a line.
+type machine []string
+
+func describe(ctx context.Context, h *host) machine {
+	return machine{
+		time.Now().UTC().Format("2006-01-02") + ", kernelgw " + output(ctx, h.root, "git", "describe", "--tags", "--always", "--dirty"),
+		fmt.Sprintf("%d cores of %s, %d GiB of memory, Linux %s, %s", runtime.NumCPU(), processor(), memoryGiB(), release(), runtime.Version()),
+		output(ctx, h.root, h.python, "-c", `import sys
+from importlib.metadata import version
+print(", ".join(p + " " + version(p) for p in ("jupyter_server", "jupyter_client", "pyzmq", "tornado", "ipykernel")) + ", Python " + sys.version.split()[0])`),
+	}
+}
+
+// output is a command's output, or "unknown".
+func output(ctx context.Context, dir string, argv ...string) string {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if err != nil {
+		return "unknown (" + filepath.Base(argv[0]) + " failed)"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func processor() string {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "an unknown processor"
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+func memoryGiB() int {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(b, []byte("MemTotal:"))
+	fields := bytes.Fields(rest)
+	if len(fields) == 0 {
+		return 0
+	}
+	kib, _ := strconv.Atoi(string(fields[0]))
+	return (kib + 1<<19) >> 20
+}
+
+func release() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}

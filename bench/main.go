@@ -1,0 +1,102 @@
+// Bench measures kernelgw against a stock jupyter_server: the same machine, the
+// same kernel, the same client, in turns. It starts both itself and writes a
+// page of Markdown. It fails when something does not work, never because it was
+// slow.
+//
+//	go run ./bench -o docs/performance.md
+//	go run ./bench -quick
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// plan is how much is measured.
+type plan struct {
+	rounds                  int
+	executes, plainExecutes int
+	// messages of one cell; a slow server gets fewer, for its figure is as
+	// good with them.
+	messages       map[string]int // by server kind
+	pythonMessages int
+	idleSockets    int
+}
+
+func plans(quick bool) plan {
+	if quick {
+		return plan{
+			rounds: 1, executes: 100, plainExecutes: 40, pythonMessages: 3000, idleSockets: 500,
+			messages: map[string]int{stock: 4000, kernelgw: 100_000},
+		}
+	}
+	return plan{
+		rounds: 3, executes: 300, plainExecutes: 100, pythonMessages: 10_000, idleSockets: 500,
+		messages: map[string]int{stock: 10_000, kernelgw: 300_000},
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	out := flags.String("o", "", "`file` to write the page to; standard output when empty")
+	quick := flags.Bool("quick", false, "one short round, about a minute")
+	rounds := flags.Int("rounds", 0, "rounds; 0 means 3, or 1 with -quick")
+	only := flags.String("servers", "stock,process,gvisor", "what to measure, `names` separated by commas")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	p := plans(*quick)
+	if *rounds > 0 {
+		p.rounds = *rounds
+	}
+	host, err := newHost(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.close()
+
+	subjects, err := chosen(strings.Split(*only, ","))
+	if err != nil {
+		return err
+	}
+	figures := newFigures()
+	for round := range p.rounds {
+		for _, s := range subjects {
+			fmt.Fprintf(stderr, "round %d of %d: %s with %s\n", round+1, p.rounds, s.server, s.kernel)
+			if err := s.measure(ctx, host, p, figures); err != nil {
+				return fmt.Errorf("%s with %s: %w", s.server, s.kernel, err)
+			}
+		}
+	}
+	command := "go run ./bench " + strings.Join(args, " ")
+	page := figures.page(describe(ctx, host), strings.TrimSpace(command), p)
+	if *out == "" {
+		_, err := io.WriteString(stdout, page)
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(*out, []byte(page), 0o644)
+}
