@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,14 +17,20 @@ import (
 // processes, is the first to notice and can say why a kernel ended.
 const sandboxOverhead = 256 << 20
 
+const ociVersion = "1.2.0"
+
+// safePath is the PATH of what runs outside an image's own environment.
+const safePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // bundle describes the sandbox as the OCI runtime specification does.
 func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) specs.Spec {
 	dir := d.dir(id)
 	// What the agent needs to run a kernel as another user, and no more.
-	caps := []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE"}
+	caps := []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETPCAP"}
 	tasks := taskLimit(limits)
+	oomScore := 500 // a host short of memory ends sandboxes before gateways
 	spec := specs.Spec{
-		Version: "1.2.0",
+		Version: ociVersion,
 		Process: &specs.Process{
 			User: specs.User{UID: 0, GID: 0},
 			Args: []string{
@@ -36,6 +43,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 			Env:             environment(root),
 			Cwd:             "/",
 			NoNewPrivileges: true,
+			OOMScoreAdj:     &oomScore,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
 			Rlimits: []specs.POSIXRlimit{
 				// Per user and held by the sentry: a kernel, which has no
@@ -113,22 +121,18 @@ func environment(root Rootfs) []string {
 			return env
 		}
 	}
-	return append(env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	return append(env, "PATH="+safePath)
 }
 
 // plan is what the sandbox's supervisor does.
 func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
 	dir := d.dir(id)
-	flags := []string{
-		"--root=" + runscName, // relative: see files.go
-		"--platform=systrap",
-		"--network=none",
+	flags := append(commonFlags(d.rootless),
+		"--root="+runscName, // relative: see files.go
 		"--host-uds=create",
-		"--overlay2=root:dir=" + filepath.Join(dir, overlayName) + ",size=" + fmt.Sprint(limits.DiskBytes),
-		"--file-access=exclusive",       // nobody else writes to an image
-		"--gofer-network-namespace=new", // the default pins one with a mount that stays
-		"--host-settings=ignore",
-	}
+		"--overlay2=root:dir="+filepath.Join(dir, overlayName)+",size="+strconv.FormatInt(limits.DiskBytes, 10),
+		"--file-access=exclusive", // nobody else writes to an image
+	)
 	p := plan{Memory: limits.MemoryBytes}
 	if d.limited {
 		p.Cgroup = cgroupName(id)
@@ -136,10 +140,21 @@ func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
 		flags = append(flags, "--ignore-cgroups")
 		p.MemoryCap = limits.MemoryBytes + limits.MemoryBytes/8
 	}
-	if d.rootless {
-		flags = append(flags, "--rootless")
-	}
 	p.Runsc = append(append([]string{d.opts.Runsc}, flags...),
 		"run", "--detach", "--bundle", filepath.Join(dir, bundleName), "--pid-file", filepath.Join(dir, pidName), "s")
 	return p
+}
+
+// commonFlags are runsc's flags for every sandbox.
+func commonFlags(rootless bool) []string {
+	flags := []string{
+		"--platform=systrap", // never KVM by itself: it hangs under some hypervisors
+		"--network=none",
+		"--gofer-network-namespace=new", // the default pins one with a mount that stays
+		"--host-settings=ignore",
+	}
+	if rootless {
+		flags = append(flags, "--rootless")
+	}
+	return flags
 }

@@ -47,7 +47,7 @@ func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.San
 	}
 
 	dir := d.dir(spec.ID)
-	lock, err := d.reserve(dir)
+	lock, err := d.reserve(ctx, dir)
 	if err != nil {
 		return sandboxes.Sandbox{}, err
 	}
@@ -85,8 +85,8 @@ func (d *Driver) limits(r sandboxes.Resources) (sandboxes.Resources, error) {
 const minMemory = 64 << 20
 
 // reserve makes the sandbox's directory and locks it.
-func (d *Driver) reserve(dir string) (*os.File, error) {
-	all, err := lockDir(d.opts.StateDir, unix.LOCK_SH)
+func (d *Driver) reserve(ctx context.Context, dir string) (*os.File, error) {
+	all, err := lockDir(ctx, d.opts.StateDir, unix.LOCK_SH)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the state directory: %w", err)
 	}
@@ -96,7 +96,11 @@ func (d *Driver) reserve(dir string) (*os.File, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return lockDir(dir, unix.LOCK_EX)
+	lock, err := lockDir(ctx, dir, unix.LOCK_EX)
+	if err != nil {
+		_ = os.Remove(dir)
+	}
+	return lock, err
 }
 
 // start fills the directory and runs the sandbox. What it leaves behind when it
@@ -138,20 +142,23 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 
 // startSupervisor starts the sandbox's supervisor and waits until it reports
 // that the sandbox runs. Closing the lifeline uncommitted ends both.
-func (d *Driver) startSupervisor(ctx context.Context, id string) (lifeline *os.File, err error) {
+func (d *Driver) startSupervisor(ctx context.Context, id string) (*os.File, error) {
 	stdin, lifeline, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer stdin.Close()
-	defer func() {
-		if err != nil {
-			_ = lifeline.Close()
-		}
-	}()
+	if err := d.runSupervisor(ctx, id, stdin); err != nil {
+		_ = lifeline.Close()
+		return nil, err
+	}
+	return lifeline, nil
+}
+
+func (d *Driver) runSupervisor(ctx context.Context, id string, stdin *os.File) error {
 	answers, stdout, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer answers.Close()
 	defer stdout.Close()
@@ -159,12 +166,12 @@ func (d *Driver) startSupervisor(ctx context.Context, id string) (lifeline *os.F
 	cmd := exec.Command(d.opts.Supervisor, SupervisorCommand, d.dir(id))
 	cmd.Dir = "/"
 	// Nothing of the gateway's environment: it may hold secrets.
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{"PATH=" + safePath}
 	cmd.Stdin, cmd.Stdout = stdin, stdout
 	// A session of its own: signals to the gateway's process group pass by.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
+		return fmt.Errorf("cannot start the supervisor: %w", err)
 	}
 	d.mu.Lock()
 	d.supervisors[id] = cmd
@@ -177,15 +184,15 @@ func (d *Driver) startSupervisor(ctx context.Context, id string) (lifeline *os.F
 	line, err := bufio.NewReader(answers).ReadBytes('\n')
 	switch {
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return ctx.Err()
 	case err != nil:
-		return nil, errors.New("the supervisor ended without a report")
+		return errors.New("the supervisor ended without a report")
 	}
 	if err := json.Unmarshal(line, &r); err != nil {
-		return nil, fmt.Errorf("cannot understand the supervisor: %w", err)
+		return fmt.Errorf("cannot understand the supervisor: %w", err)
 	}
 	if r.Error != "" {
-		return nil, errors.New(r.Error)
+		return errors.New(r.Error)
 	}
-	return lifeline, nil
+	return nil
 }

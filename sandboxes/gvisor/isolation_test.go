@@ -84,11 +84,21 @@ func TestKernelHasNoNetwork(t *testing.T) {
 	}
 	for _, target := range [][2]string{
 		{"tcp", l.Addr().String()},
-		{"tcp", "169.254.169.254:80"}, {"tcp", "[fd00:ec2::254]:80"}, {"tcp", "100.100.100.200:80"},
-		{"tcp", "10.0.0.1:443"}, {"tcp", "192.0.2.1:80"}, {"tcp", "8.8.8.8:53"}, {"tcp", "[2001:4860:4860::8888]:53"},
-		{"tcp", "metadata.google.internal:80"}, {"tcp", "localhost:22"}, {"tcp", "0.0.0.0:22"},
-		{"unix", host}, {"unix", a.Addr().String()}, {"unix", "/run/kernelgw/agent.sock"},
-		{"unix", other.sb.Agent.Address}, {"unix", "/var/run/docker.sock"},
+		{"tcp", "169.254.169.254:80"},
+		{"tcp", "[fd00:ec2::254]:80"},
+		{"tcp", "100.100.100.200:80"},
+		{"tcp", "10.0.0.1:443"},
+		{"tcp", "192.0.2.1:80"},
+		{"tcp", "8.8.8.8:53"},
+		{"tcp", "[2001:4860:4860::8888]:53"},
+		{"tcp", "metadata.google.internal:80"},
+		{"tcp", "localhost:22"},
+		{"tcp", "0.0.0.0:22"},
+		{"unix", host},
+		{"unix", a.Addr().String()},
+		{"unix", "/run/kernelgw/agent.sock"},
+		{"unix", other.sb.Agent.Address},
+		{"unix", "/var/run/docker.sock"},
 	} {
 		if got := b.attack("dial", target[0], target[1]); !strings.HasPrefix(got, "error: ") {
 			t.Errorf("dial %s %s: %s", target[0], target[1], got)

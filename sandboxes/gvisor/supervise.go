@@ -109,7 +109,7 @@ func (s *supervisor) start() error {
 	s.log = newBoundedLog(filepath.Join(s.dir, logName), output)
 	cmd := exec.Command(s.plan.Runsc[0], s.plan.Runsc[1:]...)
 	cmd.Dir = s.dir
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{"PATH=" + safePath}
 	cmd.Stdout, cmd.Stderr = sandboxOutput, sandboxOutput
 	err = cmd.Run()
 	_ = sandboxOutput.Close()
@@ -169,30 +169,46 @@ func (s *supervisor) watchMemory() {
 	}
 	go func() {
 		defer close(s.watching)
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
+		next := time.NewTimer(0)
+		defer next.Stop()
 		var memory string
 		for {
 			select {
 			case <-s.stop:
 				return
-			case <-tick.C:
+			case <-next.C:
 			}
 			if memory == "" {
 				memory = sentryMemory(s.procs.Sentry.PID)
-				continue
 			}
 			var stat unix.Stat_t
-			if err := unix.Stat(memory, &stat); err != nil {
-				continue // it is ending
+			if memory == "" || unix.Stat(memory, &stat) != nil {
+				next.Reset(maxMemoryCheck) // it is ending
+				continue
 			}
-			if stat.Blocks*512 > s.plan.MemoryCap {
+			free := s.plan.MemoryCap - stat.Blocks*512
+			if free < 0 {
 				close(s.overMemory)
 				_ = s.procs.Sentry.kill()
 				return
 			}
+			next.Reset(untilMemoryCheck(free))
 		}
 	}()
+}
+
+// Memory is looked at again before code that fills it as fast as it can, at
+// memoryRate, could have used what was free; so an idle sandbox costs next to
+// nothing, and one near its cap is held closely.
+const (
+	memoryRate     = 4 << 30 // bytes a second, more than was ever seen
+	minMemoryCheck = 10 * time.Millisecond
+	maxMemoryCheck = time.Second
+)
+
+func untilMemoryCheck(free int64) time.Duration {
+	seconds := float64(free) / memoryRate
+	return min(max(time.Duration(seconds*float64(time.Second)), minMemoryCheck), maxMemoryCheck)
 }
 
 // sentryMemory returns a path to the sentry's memory file, or "".

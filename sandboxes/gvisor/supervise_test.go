@@ -1,0 +1,48 @@
+package gvisor
+
+import (
+	"testing"
+	"time"
+)
+
+func TestMemoryIsLookedAtBeforeItCanRunOut(t *testing.T) {
+	for free, want := range map[int64]time.Duration{
+		0:        minMemoryCheck,
+		1 << 20:  minMemoryCheck,
+		1 << 30:  250 * time.Millisecond,
+		64 << 30: maxMemoryCheck,
+	} {
+		if got := untilMemoryCheck(free); got != want {
+			t.Errorf("with %d bytes free: after %v, want %v", free, got, want)
+		}
+	}
+}
+
+func TestParseCgroups(t *testing.T) {
+	const hybrid = `24 1 0:21 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+25 24 0:22 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+26 24 0:23 /nested /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+27 24 0:24 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+short line
+`
+	g := parseCgroups([]byte(hybrid))
+	if g.v1["memory"] != "/sys/fs/cgroup/memory" || g.v1["cpuacct"] != "/sys/fs/cgroup/cpu" || g.v2 != "/sys/fs/cgroup/unified" || len(g.mounts) != 3 {
+		t.Errorf("hybrid: %+v", g)
+	}
+	if g.mode() != "v1" {
+		t.Errorf("mode of a hybrid host: %q, want v1", g.mode())
+	}
+	if g := parseCgroups([]byte("1 0 0:1 / / rw - ext4 /dev/vda rw\n")); g.mode() != "" || len(g.mounts) != 0 {
+		t.Errorf("no control groups: %+v", g)
+	}
+}
+
+func TestFormatBytes(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 512 << 20: "512.0 MiB", 2 << 30: "2.0 GiB", 1 << 50: "1024.0 TiB",
+	} {
+		if got := formatBytes(n); got != want {
+			t.Errorf("formatBytes(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
