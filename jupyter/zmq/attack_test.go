@@ -134,7 +134,7 @@ func TestKernelHandshakes(t *testing.T) {
 		{"wrong socket type", append(greeting(), ready("PUSH")...), `its socket is a "PUSH"`},
 		{"several words as socket type", append(greeting(), ready("PUB XPUB")...), "its socket is a"},
 		{"two socket types", append(greeting(), command("READY", append(property("Socket-Type", "XPUB"), property("socket-type", "FOO")...))...), "two socket types"},
-		{"name that folds to Socket-Type", append(greeting(), command("READY", append(property("Socket-Type", "XPUB"), property("ſocket-Type", "FOO")...))...), "has a property named"},
+		{"name that folds to Socket-Type", append(greeting(), command("READY", append(property("Socket-Type", "XPUB"), property("ſocket-Type", "FOO")...))...), "two socket types"},
 		{"property longer than the command", append(greeting(), command("READY", []byte("\x0bSocket-Type\xff\xff\xff\xffXPUB"))...), "truncated property"},
 		{"name longer than the command", append(greeting(), command("READY", []byte("\xffSocket"))...), "truncated property"},
 		{"name without length of value", append(greeting(), command("READY", []byte("\x0bSocket-Type"))...), "truncated property"},
@@ -162,6 +162,20 @@ func TestKernelHandshakes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The name of a property is not case-sensitive, and zmq4 panics at this one.
+func TestKernelSpellsSocketTypeItsOwnWay(t *testing.T) {
+	h := newHostile(t, jupyter.IOPub)
+	go func() {
+		conn := <-h.conns
+		conn.Write(append(greeting(), command("READY", property("SOcket-TYPE", "XPUB"))...))
+	}()
+	c, err := Dial(t.Context(), h.info, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }
 
 func TestKernelWrongHMAC(t *testing.T) {

@@ -43,7 +43,7 @@ func (p *tape) Close() error                { return nil }
 func tapeChannel(tb testing.TB, loop []byte, o Options) *channel {
 	tb.Helper()
 	o = o.withDefaults()
-	g := newGuard(&tape{start: append(greeting(), ready("XPUB")...), loop: loop}, " PUB XPUB ", o.MaxMessageBytes)
+	g := newGuard(&tape{start: append(greeting(), ready("XPUB")...), loop: loop}, []string{"PUB", "XPUB"}, o.MaxMessageBytes)
 	z, err := handshake(tb.Context(), g, zmq4.Sub, nil, o.HandshakeTimeout)
 	if err != nil {
 		tb.Fatal(err)

@@ -40,9 +40,9 @@ func dialChannel(ctx context.Context, name jupyter.Channel, info jupyter.Connect
 	if err != nil {
 		return nil, err
 	}
-	kind, id, peers := zmq4.Dealer, zmq4.SocketIdentity(o.Identity), " ROUTER DEALER REP "
+	kind, id, peers := zmq4.Dealer, zmq4.SocketIdentity(o.Identity), []string{"ROUTER"}
 	if name == jupyter.IOPub {
-		kind, id, peers = zmq4.Sub, nil, " PUB XPUB "
+		kind, id, peers = zmq4.Sub, nil, []string{"PUB", "XPUB"}
 	}
 	g := newGuard(conn, peers, o.MaxMessageBytes)
 	z, err := handshake(ctx, g, kind, id, o.HandshakeTimeout)

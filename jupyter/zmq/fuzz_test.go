@@ -36,11 +36,12 @@ func FuzzConnection(f *testing.F) {
 	f.Add(after([]byte{flagMore, 1, 't'}, longHeader(5000), fill('x', 5000), signed(testKey, stream("a"))))
 	f.Add(after(multipart([]byte("t"), delimiter, []byte("sig"), []byte("{}"))))
 	f.Add(append(greeting(), ready("FOO")...))
+	f.Add(append(greeting(), command("READY", property("SOcket-Type", "XPUB"))...))
 	f.Add(append(greeting(), command("READY", []byte("\xffSocket"))...))
 	f.Add(append(greeting(), command("READY", append(property("Socket-Type", "PUB"), property("socket-type", "X")...))...))
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		const limit = 4 << 10
-		g := newGuard(scroll{Reader: bytes.NewReader(wire)}, " PUB XPUB ", limit)
+		g := newGuard(scroll{Reader: bytes.NewReader(wire)}, []string{"PUB", "XPUB"}, limit)
 		z, err := handshake(t.Context(), g, zmq4.Sub, nil, time.Hour)
 		if err != nil {
 			return

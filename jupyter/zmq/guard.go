@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 )
 
@@ -15,7 +16,8 @@ import (
 //
 //   - claim a frame of 2^49 bytes: makeslice panics, the process dies;
 //   - claim 8 GiB: they are allocated at once;
-//   - send a READY with a short property or an unknown Socket-Type: panic;
+//   - send a READY with a short property, or with an unknown Socket-Type, or one
+//     that zmq4 does not find ("SOcket-Type" is as good by the standard): panic;
 //   - accept and never greet: Open waits for ever (dialChannel sets a deadline);
 //   - send PING: the PONG lacks its context, and is written between the frames
 //     of a message that another goroutine sends;
@@ -31,8 +33,8 @@ type guard struct {
 	net.Conn
 
 	// set at construction
-	peers    string // Socket-Types that may be at the other end, each with spaces around it
-	maxBytes uint64 // of a message
+	peers    []string // Socket-Types that may be at the other end
+	maxBytes uint64   // of a message
 
 	// owned by the reader
 	r       *bufio.Reader
@@ -72,7 +74,7 @@ const (
 	flagReserved = 0xff &^ (flagMore | flagLong | flagCommand)
 )
 
-func newGuard(conn net.Conn, peers string, maxBytes int64) *guard {
+func newGuard(conn net.Conn, peers []string, maxBytes int64) *guard {
 	return &guard{
 		Conn:     conn,
 		peers:    peers,
@@ -255,7 +257,8 @@ func (g *guard) command(f frame) error {
 	return g.discard(f.head + f.body)
 }
 
-// ready lets the READY command pass when zmq4 can read it.
+// ready checks the READY command and gives zmq4 one of our own that says what
+// matters of it, so that zmq4 decodes no metadata of the kernel.
 func (g *guard) ready() error {
 	f, err := g.header()
 	if err != nil {
@@ -271,49 +274,44 @@ func (g *guard) ready() error {
 	if name != "READY" {
 		return fmt.Errorf("%w: command %.32q during the handshake", ErrProtocol, name)
 	}
-	if err := g.checkProperties(body); err != nil {
+	socketType, err := g.socketType(body)
+	if err != nil {
 		return err
 	}
-	g.left, g.phase = f.head+f.body, atTraffic
-	return nil
+	const property = "\x05READY\x0bSocket-Type\x00\x00\x00"
+	g.instead = append([]byte{flagCommand, byte(len(property) + 1 + len(socketType))}, property...)
+	g.instead = append(append(g.instead, byte(len(socketType))), socketType...)
+	g.phase = atTraffic
+	return g.discard(f.head + f.body)
 }
 
-// checkProperties checks the metadata of READY: well formed, names of letters
-// only as the grammar says, and exactly one Socket-Type, of a fitting kind.
-func (g *guard) checkProperties(b []byte) error {
-	socketType := ""
+// socketType reads the metadata of READY: well formed properties, and exactly one
+// Socket-Type, of a kind that fits ours. Names are not case-sensitive.
+func (g *guard) socketType(b []byte) (string, error) {
+	found := ""
 	for len(b) > 0 {
 		n := int(b[0])
 		if n == 0 || len(b) < 1+n+4 {
-			return fmt.Errorf("%w: READY has a truncated property", ErrProtocol)
+			return "", fmt.Errorf("%w: READY has a truncated property", ErrProtocol)
 		}
-		key := b[1 : 1+n]
-		for _, c := range key {
-			if !isNameChar(c) {
-				return fmt.Errorf("%w: READY has a property named %q", ErrProtocol, key)
-			}
-		}
+		key := string(b[1 : 1+n])
 		size := uint64(binary.BigEndian.Uint32(b[1+n:]))
 		b = b[1+n+4:]
 		if size > uint64(len(b)) {
-			return fmt.Errorf("%w: READY has a truncated property", ErrProtocol)
+			return "", fmt.Errorf("%w: READY has a truncated property", ErrProtocol)
 		}
-		if strings.EqualFold(string(key), "Socket-Type") {
-			if socketType != "" {
-				return fmt.Errorf("%w: READY has two socket types", ErrProtocol)
+		if strings.EqualFold(key, "Socket-Type") {
+			if found != "" {
+				return "", fmt.Errorf("%w: READY has two socket types", ErrProtocol)
 			}
-			socketType = string(b[:size])
+			found = string(b[:size])
 		}
 		b = b[size:]
 	}
-	if socketType == "" || strings.Contains(socketType, " ") || !strings.Contains(g.peers, " "+socketType+" ") {
-		return fmt.Errorf("%w: its socket is a %.16q, not one of%s", ErrProtocol, socketType, g.peers)
+	if !slices.Contains(g.peers, found) {
+		return "", fmt.Errorf("%w: its socket is a %.16q, not one of %s", ErrProtocol, found, strings.Join(g.peers, ", "))
 	}
-	return nil
-}
-
-func isNameChar(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_.+", c) >= 0
+	return found, nil
 }
 
 // peekCommand splits a command and leaves it in the buffer.
