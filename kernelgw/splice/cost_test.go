@@ -226,3 +226,29 @@ func TestIdleSocketCost(t *testing.T) {
 		t.Errorf("an idle socket costs %.1f KiB, over the budget of %d", each, budget)
 	}
 }
+
+// A flood of small messages, written by the agent 64 KiB at a time; one
+// operation is one message. The time is that of both peers and the splice.
+func BenchmarkFlood(b *testing.B) {
+	client, agent := sockets(b)
+	const batch = 600
+	chunk := bytes.Repeat(frame(Agent, 0x82, make([]byte, 100)), batch)
+	buf := make([]byte, len(chunk))
+	b.ReportAllocs()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := 0; n < b.N; n += batch {
+			if _, err := agent.Write(chunk); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	}()
+	for n := 0; n < b.N; n += batch {
+		if _, err := io.ReadFull(client, buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-done
+}

@@ -166,6 +166,9 @@ func (s *Splice) writeClient(b []byte) error {
 		if e := s.end.Load(); e != nil {
 			_ = s.client.SetWriteDeadline(e.deadline)
 		}
+		if s.gone.Load() {
+			_ = s.client.SetWriteDeadline(time.Unix(1, 0))
+		}
 	}
 	return s.down.write(b)
 }
@@ -230,6 +233,7 @@ func (s *Splice) toAgent() {
 			s.ended(Client, codeAbnormal, hangUp(err))
 			s.gone.Store(true)
 			_ = s.agent.SetReadDeadline(time.Unix(1, 0))
+			_ = s.client.SetWriteDeadline(time.Unix(1, 0))
 			return
 		}
 		if broken {

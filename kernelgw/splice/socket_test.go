@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"golang.org/x/sys/unix"
 )
 
 // rig is a gateway that does nothing but splice, before an agent that is an
@@ -334,6 +336,41 @@ func TestClientThatDoesNotReadIsCutOnRealSockets(t *testing.T) {
 	defer c.Close()
 	if r := <-g.results; r.By != Client || r.Code != 1006 || r.Err == nil {
 		t.Errorf("result %+v", r)
+	}
+}
+
+// A client that has closed its half and reads nothing would otherwise hold its
+// connection, and what is stuck in it, for the whole stall limit.
+func TestClientThatHangsUpWhileItsOutputIsStuck(t *testing.T) {
+	client, agent := sockets(t)
+	go func() {
+		for { // far more than the sockets hold; ends when the splice does
+			if _, err := agent.Write(frame(Agent, 0x82, make([]byte, 1<<16))); err != nil {
+				return
+			}
+		}
+	}()
+	// The agent is stuck when no byte has crossed for a while; until then wait.
+	raw, err := client.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for last, same := -1, 0; same < 5; time.Sleep(20 * time.Millisecond) {
+		var waiting int
+		if err := raw.Control(func(fd uintptr) { waiting, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); err != nil {
+			t.Fatal(err)
+		}
+		if same++; waiting != last {
+			last, same = waiting, 0
+		}
+	}
+	if err := client.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	// The agent's end is closed by the splice.
+	_ = agent.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := agent.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the agent read: %v", err)
 	}
 }
 
