@@ -22,6 +22,9 @@ const ociVersion = "1.2.0"
 // safePath is the PATH of what runs outside an image's own environment.
 const safePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// layerAnnotation names a tar archive that is unpacked into the writable layer.
+const layerAnnotation = "dev.gvisor.tar.rootfs.upper"
+
 // bundle describes the sandbox as the OCI runtime specification does.
 func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) specs.Spec {
 	dir := d.dir(id)
@@ -131,7 +134,8 @@ func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
 		"--root="+runscName, // relative: see files.go
 		"--host-uds=create",
 		"--overlay2=root:dir="+filepath.Join(dir, overlayName)+",size="+strconv.FormatInt(limits.DiskBytes, 10),
-		"--file-access=exclusive", // nobody else writes to an image
+		"--file-access=exclusive",       // nobody else writes to an image
+		"--allow-rootfs-tar-annotation", // layerAnnotation; annotations are all ours
 	)
 	p := plan{Memory: limits.MemoryBytes}
 	if d.limited {

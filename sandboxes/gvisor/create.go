@@ -116,6 +116,17 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 		return err
 	}
 	bundle := d.bundle(sb.Spec.ID, root, limits)
+	layer, err := homeLayer(root)
+	if err != nil {
+		return err
+	}
+	if layer != nil {
+		path := filepath.Join(dir, layerName)
+		if err := os.WriteFile(path, layer, 0o600); err != nil {
+			return err
+		}
+		bundle.Annotations = map[string]string{layerAnnotation: path}
+	}
 	if err := writeJSON(filepath.Join(dir, bundleName), "config.json", bundle); err != nil {
 		return err
 	}

@@ -39,8 +39,12 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	store, err := filepath.Abs("../../.cache/images")
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Where the originals are, the user may not be able to look.
-	for name, from := range map[string]string{"test": self, "agent": agent, "runsc": runsc(t)} {
+	for name, from := range map[string]string{"test": self, "agent": agent, "runsc": runsc(t), "kernelagent": realAgent(t)} {
 		copyProgram(t, from, filepath.Join(dir, name))
 	}
 	tmp := filepath.Join(dir, "tmp")
@@ -51,6 +55,8 @@ func TestAsOrdinaryUser(t *testing.T) {
 	cmd.Dir = tmp
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + tmp, "TMPDIR=" + tmp,
+		"KERNELGW_TEST_KERNELAGENT=" + filepath.Join(dir, "kernelagent"), "KERNELGW_TEST_IMAGES=" + store,
+		"KERNELGW_TEST_SKIP_IMAGE=" + os.Getenv("KERNELGW_TEST_SKIP_IMAGE"),
 		"KERNELGW_TEST_AGENT=" + filepath.Join(dir, "agent"), "KERNELGW_TEST_RUNSC=" + filepath.Join(dir, "runsc"),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}

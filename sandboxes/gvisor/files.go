@@ -19,6 +19,7 @@ const (
 	logName       = "log"       // what the agent wrote to stdout and stderr, bounded
 	bundleName    = "bundle"    // OCI bundle
 	overlayName   = "overlay"   // the writable layer
+	layerName     = "layer.tar" // what the writable layer begins with
 	runscName     = "runsc"     // runsc's own state
 	runName       = "run"       // AgentDir inside
 	configName    = "agent.json"

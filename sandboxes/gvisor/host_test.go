@@ -46,11 +46,15 @@ var testAgent = sync.OnceValues(func() (string, error) {
 		return path, nil
 	}
 	path := filepath.Join(os.TempDir(), "kernelgw-gvisor-test-agent")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "./testdata/agent")
+	return path, buildStatic(path, "./testdata/agent")
+})
+
+func buildStatic(path, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
-	return path, cmd.Run()
-})
+	return cmd.Run()
+}
 
 // images is a store with one image: the least that a sandbox can start from.
 type images struct{ dir string }

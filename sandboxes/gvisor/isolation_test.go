@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/gvisor"
 )
 
 func TestKernelIsAnUnprivilegedUser(t *testing.T) {
@@ -26,6 +27,51 @@ func TestKernelIsAnUnprivilegedUser(t *testing.T) {
 	}
 	if got := b.attack("root"); got != "[]" {
 		t.Errorf("what must not succeed did: %s", got)
+	}
+}
+
+// The rights of directories on the way to a home must be those of the image.
+func TestKernelOwnsItsHome(t *testing.T) {
+	agent, err := testAgent()
+	if err != nil {
+		t.Fatalf("cannot build the test's agent: %v", err)
+	}
+	for name, prepare := range map[string]func(home string) error{
+		"empty":   func(string) error { return nil },
+		"missing": func(home string) error { return os.RemoveAll(filepath.Dir(home)) },
+		"filled": func(home string) error {
+			return os.WriteFile(filepath.Join(home, "rc"), []byte("from the image"), 0o644)
+		},
+		"private": func(home string) error { return os.Chmod(home, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newImages(t)
+			home := filepath.Join(store.dir, "home/jovyan")
+			if err := prepare(home); err != nil {
+				t.Fatal(err)
+			}
+			d, err := gvisor.New(gvisor.Options{StateDir: shortTempDir(t), Runsc: runsc(t), AgentPath: agent, Images: store})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			b := newBox(t, d, "home-"+name, sandboxes.Resources{})
+			if got := b.attack("write", "/home/jovyan/new"); got != "written" {
+				t.Errorf("write to the home: %s", got)
+			}
+			if got := b.attack("write", "/home/new"); !strings.HasPrefix(got, "error: ") {
+				t.Errorf("write beside the home: %s", got)
+			}
+			if got := b.attack("read", "/etc/passwd"); !strings.Contains(got, "jovyan") {
+				t.Errorf("the rest of the image: %s", got)
+			}
+			if got := b.attack("read", "/home/jovyan/rc"); name == "filled" && got != "from the image" {
+				t.Errorf("the image's own file in the home: %s", got)
+			}
+			if _, err := os.Stat(filepath.Join(home, "new")); err == nil {
+				t.Error("the image was written to")
+			}
+		})
 	}
 }
 

@@ -41,12 +41,6 @@ func serve(runAs, home, listen, config string) error {
 	if _, err := os.ReadFile(config); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(home, 0o755); err != nil {
-		return err
-	}
-	if err := os.Chown(home, int(uid), int(gid)); err != nil {
-		return err
-	}
 	network, address, _ := strings.Cut(listen, ":")
 	l, err := net.Listen(network, address)
 	if err != nil {
