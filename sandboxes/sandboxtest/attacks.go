@@ -82,7 +82,7 @@ for pid in os.listdir("/proc"):
             path = f"/proc/{pid}/fd/{fd}"
             if os.path.isfile(path):
                 look(path)
-print("searched", seen > 50)
+print("searched", seen > 20)
 `, agent.token[:half], agent.token[half:])
 	ctx, cancel := context.WithTimeout(b.ctx, b.h.StartTimeout+time.Minute)
 	defer cancel()
