@@ -21,7 +21,12 @@ import (
 
 // recipe changes when the code of this package builds another image from the
 // same inputs, so that what was built before is not taken for it.
-const recipe = "1"
+const recipe = "3"
+
+// mplDir holds matplotlib's font list in the image. It is writable for all, or
+// matplotlib would not use it; in the home it would have an owner that differs
+// with who unpacked the image.
+const mplDir = "var/cache/matplotlib"
 
 // BuildOptions say what to build.
 type BuildOptions struct {
@@ -87,12 +92,12 @@ func (s *Store) build(ctx context.Context, opts BuildOptions) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	defer clean()
 	if opts.Check {
 		if err := b.checkSame(ctx, img); err != nil {
-			return Image{}, err
+			return Image{}, err // what was built stays, to be compared
 		}
 	}
+	defer clean()
 	p.Say("unpacking")
 	done, err := s.Put(ctx, opts.Name, img, p)
 	if err != nil {
@@ -218,7 +223,7 @@ func (b *builder) addPython(ctx context.Context, rootfs, work string) error {
 	if err := py.writeKernelspec(); err != nil {
 		return err
 	}
-	if err := py.bakeFontCache(ctx, work, "var/cache/matplotlib"); err != nil {
+	if err := py.bakeFontCache(ctx, work, mplDir); err != nil {
 		return err
 	}
 	return py.compile(ctx, b.in, work, b.p)
@@ -253,6 +258,7 @@ func (b *builder) assemble(layer v1.Layer) (v1.Image, error) {
 			"USER=" + fallbackName,
 			"SHELL=/bin/bash",
 			"TZ=Etc/UTC",
+			"MPLCONFIGDIR=/" + mplDir,
 		},
 		Labels: map[string]string{
 			"org.opencontainers.image.title": "kernelgw default",
@@ -275,7 +281,6 @@ func (b *builder) checkSame(ctx context.Context, first v1.Image) error {
 	}
 	got, err := second.Digest()
 	if err != nil {
-		clean()
 		return err
 	}
 	if got != want {

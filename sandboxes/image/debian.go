@@ -103,7 +103,7 @@ func configure(dir string) error {
 	defer root.Close()
 	for _, d := range []string{
 		"dev", "proc", "sys", "run", "run/lock", "run/kernelgw", "etc", "tmp", "var/tmp", "root",
-		"home/jovyan", "mnt", "opt", "srv", "usr/local/bin", "usr/local/lib", "usr/local/share",
+		"home/jovyan", mplDir, "mnt", "opt", "srv", "usr/local/bin", "usr/local/lib", "usr/local/share",
 	} {
 		real, err := resolve(root, d, true)
 		if err != nil {
@@ -114,7 +114,8 @@ func configure(dir string) error {
 		}
 	}
 	for name, mode := range map[string]fs.FileMode{
-		"tmp": 0o777 | fs.ModeSticky, "var/tmp": 0o777 | fs.ModeSticky, "root": 0o700, "home/jovyan": 0o700,
+		"tmp": 0o777 | fs.ModeSticky, "var/tmp": 0o777 | fs.ModeSticky, mplDir: 0o777 | fs.ModeSticky,
+		"root": 0o700, "home/jovyan": 0o700,
 	} {
 		if err := root.Chmod(name, mode); err != nil {
 			return err
@@ -170,14 +171,13 @@ func makeLinks(root *os.Root) error {
 // makeAccounts takes Debian's fixed accounts from base-passwd and adds ours.
 func makeAccounts(root *os.Root) error {
 	for name, ours := range map[string]string{
-		"passwd": fmt.Sprintf("%s:x:%d:%d::%s:/bin/bash\n", fallbackName, fallbackID, fallbackID, fallbackHome),
-		"group":  fmt.Sprintf("%s:x:%d:\n", fallbackName, fallbackID),
+		"passwd": fmt.Sprintf("%s:*:%d:%d::%s:/bin/bash\n", fallbackName, fallbackID, fallbackID, fallbackHome),
+		"group":  fmt.Sprintf("%s:*:%d:\n", fallbackName, fallbackID),
 	} {
 		master, err := root.ReadFile("usr/share/base-passwd/" + name + ".master")
 		if err != nil {
 			return fmt.Errorf("cannot make /etc/%s: package base-passwd is needed: %w", name, err)
 		}
-		// "*" says that there is no password; "x" would point to a shadow file.
 		if err := root.WriteFile("etc/"+name, append(master, ours...), 0o644); err != nil {
 			return err
 		}

@@ -18,7 +18,9 @@ for made in pathlib.Path(scratch).glob("fontlist-*.json"):
     fonts = json.loads(made.read_text())
     for key in ("afmlist", "ttflist"):
         # Fonts of matplotlib have paths relative to its data directory.
-        fonts[key] = [f for f in fonts[key] if not os.path.isabs(f["fname"])]
+        own = [f for f in fonts[key] if not os.path.isabs(f["fname"])]
+        # In a directory's order, which differs from one file system to another.
+        fonts[key] = sorted(own, key=lambda f: json.dumps(f, sort_keys=True))
         if not fonts[key]:
             sys.exit(f"{made} has no {key} of matplotlib's own")
     os.makedirs(target, exist_ok=True)

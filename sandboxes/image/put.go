@@ -25,6 +25,9 @@ import (
 // read-only to the runtimes that mount there.
 var mountPoints = []string{"dev", "proc", "sys", "tmp", "run", "run/kernelgw"}
 
+// agentMountPoint is where the agent's binary is mounted: a file.
+const agentMountPoint = "run/kernelgw-agent"
+
 // Put writes img to the store and unpacks it, then names it ref; a name that
 // was there moves. An image without a usable kernelspec is refused, and the
 // error lists where one was looked for. When Put fails the store is as before,
@@ -303,6 +306,13 @@ func unpackLayers(ctx context.Context, dir string, img v1.Image, maxBytes int64,
 	if err != nil {
 		return err
 	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return err
+	}
+	if len(config.RootFS.DiffIDs) != len(layers) {
+		return fmt.Errorf("its config lists %d layers and its manifest %d", len(config.RootFS.DiffIDs), len(layers))
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -312,7 +322,7 @@ func unpackLayers(ctx context.Context, dir string, img v1.Image, maxBytes int64,
 	u.maxBytes = maxBytes
 	defer u.close()
 	for i, l := range layers {
-		if err := unpackLayer(ctx, u, l, func() {
+		if err := unpackLayer(ctx, u, l, config.RootFS.DiffIDs[i], func() {
 			p.Tick("unpacking layer %d of %d: %d files, %s", i+1, len(layers), u.entries, mb(u.bytes))
 		}); err != nil {
 			return fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
@@ -325,7 +335,7 @@ func unpackLayers(ctx context.Context, dir string, img v1.Image, maxBytes int64,
 	return nil
 }
 
-func unpackLayer(ctx context.Context, u *unpacker, l v1.Layer, tick func()) error {
+func unpackLayer(ctx context.Context, u *unpacker, l v1.Layer, want v1.Hash, tick func()) error {
 	r, err := l.Uncompressed()
 	if err != nil {
 		return err
@@ -339,10 +349,6 @@ func unpackLayer(ctx context.Context, u *unpacker, l v1.Layer, tick func()) erro
 		return err
 	}
 	if _, err := io.Copy(io.Discard, contextReader{ctx, stream}); err != nil {
-		return err
-	}
-	want, err := l.DiffID()
-	if err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); want.Algorithm != "sha256" || got != want.Hex {
@@ -388,6 +394,16 @@ func makeMountPoints(dir string, user User) error {
 		if err != nil {
 			return fmt.Errorf("cannot make mount point /%s: %w", point, err)
 		}
+	}
+	real, err := resolve(root, agentMountPoint, false)
+	if err == nil {
+		var f *os.File
+		if f, err = root.OpenFile(real, os.O_CREATE|os.O_WRONLY, 0o755); err == nil {
+			err = f.Close()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make mount point /%s: %w", agentMountPoint, err)
 	}
 	return nil
 }

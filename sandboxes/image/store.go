@@ -31,7 +31,10 @@ const refAnnotation = "org.opencontainers.image.ref.name"
 type Options struct {
 	// Dir holds everything: an OCI image layout (oci-layout, index.json,
 	// blobs), the unpacked root filesystems (rootfs/HEX), and what builds
-	// keep (cache). It is made when something is first written.
+	// keep (cache). It is made when something is first written, with the modes
+	// that the umask leaves of rwxr-xr-x. Files in an image belong to the user ids
+	// that the image says and some are writable for all: where a host has
+	// users who must not change what sandboxes see, make Dir with mode 0700.
 	Dir string
 	// MaxBytes is the most that one image may unpack to; 0 means 32 GiB.
 	MaxBytes int64

@@ -1,0 +1,46 @@
+package image
+
+import (
+	"testing"
+	"testing/fstest"
+)
+
+func TestFindUser(t *testing.T) {
+	fsys := fstest.MapFS{
+		"etc/passwd": {Data: []byte("root:x:0:0:root:/root:/bin/sh\nbroken\nann:x:1000:1001::/home/ann:/bin/sh\nsys:x:999:999::/nonexistent:/bin/false\nneg:x:-5:1::/:/x\n")},
+		"etc/group":  {Data: []byte("root:x:0:\nstaff:x:50:\n")},
+	}
+	ann := User{"ann", 1000, 1001, "/home/ann"}
+	for _, tc := range []struct {
+		config string
+		want   User
+		ok     bool
+	}{
+		{"", ann, true},
+		{"0", ann, true},
+		{"root", ann, true},
+		{"root:staff", ann, true},
+		{"0:0", ann, true},
+		{"ann", ann, true},
+		{"1000", ann, true},
+		{"1000:50", User{"ann", 1000, 50, "/home/ann"}, true},
+		{"ann:staff", User{"ann", 1000, 50, "/home/ann"}, true},
+		{"1234", User{"jovyan", 1234, 1234, "/home/jovyan"}, true},
+		{"sys", User{"sys", 999, 999, "/home/jovyan"}, true},
+		{"nobodyknows", User{}, false},
+		{"ann:nogroup", User{}, false},
+		{"-1", User{}, false},
+		{" 0", User{}, false},
+		{"+0", User{}, false},
+		{"4294967296", User{}, false},
+		{"0x0", User{}, false},
+	} {
+		got, err := findUser(fsys, tc.config)
+		if got != tc.want || (err == nil) != tc.ok {
+			t.Errorf("findUser(%q) = %+v, %v; want %+v, ok %v", tc.config, got, err, tc.want, tc.ok)
+		}
+	}
+	if got, err := findUser(fstest.MapFS{}, ""); err != nil || got != (User{"jovyan", 1000, 1000, "/home/jovyan"}) {
+		t.Errorf("without /etc/passwd: %+v, %v", got, err)
+	}
+}
