@@ -105,10 +105,10 @@ func (s *Server) restartKernel(c *call) error {
 		return err
 	}
 	k, err := s.o.Kernels.Restart(c.Request().Context(), c.workspace, id)
-	if status, _, _ := answer(err); err != nil && status == http.StatusInternalServerError {
-		return &httpError{status: status, message: "Exception restarting kernel", cause: err}
-	}
 	if err != nil {
+		if status, _, _ := answer(err); status == http.StatusInternalServerError {
+			return &httpError{status: status, message: "Exception restarting kernel", cause: err}
+		}
 		return err
 	}
 	return c.JSON(http.StatusOK, kernelModel(k))
