@@ -28,7 +28,7 @@ func entry(m *jupyter.Message, to string, kind kind, legacy bool) eventlog.Entry
 	return eventlog.Entry[frame]{
 		To:     to,
 		Class:  kind.class(),
-		Quiet:  kind == kindComm,
+		Quiet:  kind == kindComm || kind == kindReply && m.Channel != jupyter.Stdin,
 		Parent: f.part(2), // not the message's: that one's memory is to be freed
 		Bytes:  m.Size(),
 		Cost:   len(f.v1) + len(f.legacy),

@@ -24,8 +24,8 @@ type pacer struct {
 }
 
 const (
-	paceWindow = 200 * time.Millisecond
-	paceRate   = 1 << 20 // bytes in a window, 5 MiB/s
+	paceWindow = 500 * time.Millisecond
+	paceRate   = 2 << 20 // bytes in a window, 4 MiB/s
 	paceEvery  = 128 << 10
 )
 
