@@ -55,7 +55,10 @@ func answer(err error) (status, retryAfter int, body rest.Error) {
 	case errors.As(err, &router):
 		body.Message = http.StatusText(router.Code)
 		return router.Code, 0, body
-	case errors.Is(err, kernels.ErrUnknownSpec):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		body.Message = "That took too long; try again"
+		return http.StatusServiceUnavailable, 2, body
+	case errors.Is(err, kernels.ErrUnknownSpec), errors.Is(err, kernels.ErrStart):
 		body.ShortMessage = body.Message
 		return http.StatusNotImplemented, 0, body
 	case errors.Is(err, kernels.ErrNotFound), errors.Is(err, kernels.ErrSessionNotFound), errors.Is(err, auth.ErrNotFound):
@@ -66,10 +69,7 @@ func answer(err error) (status, retryAfter int, body rest.Error) {
 		return http.StatusConflict, 0, body
 	case errors.Is(err, kernels.ErrInvalid):
 		return http.StatusBadRequest, 0, body
-	case errors.Is(err, kernels.ErrNotReady):
-		return http.StatusServiceUnavailable, 2, body
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		body.Message = "That took too long; try again"
+	case errors.Is(err, kernels.ErrNotReady), errors.Is(err, kernels.ErrAgent):
 		return http.StatusServiceUnavailable, 2, body
 	}
 	none := ""

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -34,14 +35,18 @@ type Config struct {
 	TLSKey      string   `help:"PEM key of tls-cert." type:"path"`
 	AllowOrigin []string `help:"Origins of web pages on other hosts that may use the API, as in https://notebooks.example.org. Compared exactly."`
 
+	AllowCredentials bool     `help:"Let those pages send the login cookie."`
+	FrameAncestors   []string `help:"Origins of web pages that may embed the gateway's pages."`
+	TrustedProxies   []string `help:"Addresses of reverse proxies whose X-Forwarded-Proto is believed, as in 10.0.0.0/8."`
+
 	Driver        string        `help:"What makes sandboxes: auto, gvisor, or process (no isolation; for trusted code only, never chosen by auto)." enum:"auto,gvisor,process" default:"auto"`
 	Image         string        `help:"Image of the sandboxes, by name or digest in the image store." default:"default"`
 	ImageStore    string        `help:"Directory of images. Default: images in the data directory if there are any, else .cache/images beside the binary's directory." type:"path"`
 	DefaultKernel string        `help:"Kernelspec that is used when a client names none." default:"python3"`
-	CPUs          float64       `name:"cpus" help:"CPU cores of each sandbox; 0 means no limit." default:"0"`
-	Memory        ByteSize      `help:"Memory of each sandbox, as in 2GiB; 0 means no limit." default:"2GiB"`
-	Processes     int64         `help:"Processes and threads of each sandbox; 0 means no limit." default:"512"`
-	Disk          ByteSize      `help:"Size of each sandbox's writable layer; 0 means no limit." default:"4GiB"`
+	CPUs          float64       `name:"cpus" help:"CPU cores of each sandbox; 0 means no limit. Limits are not applied by the process driver." default:"0"`
+	Memory        ByteSize      `help:"Memory of each sandbox, as in 2GiB." default:"2GiB"`
+	Processes     int64         `help:"Processes and threads of each sandbox." default:"512"`
+	Disk          ByteSize      `help:"Size of each sandbox's writable layer." default:"4GiB"`
 	AllowedEnv    []string      `help:"Environment variables that clients may set for a kernel beside KERNEL_*."`
 	StartTimeout  time.Duration `help:"Time to make a sandbox and reach its agent." default:"2m"`
 	WorkDir       string        `help:"Directory in which kernels of the process driver start. Default: the current one." type:"path"`
@@ -128,8 +133,8 @@ func (c *Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("tls_cert, tls_key: set both or none")
 	}
-	if c.CPUs < 0 || c.Processes < 0 {
-		return errors.New("cpus, processes: a limit cannot be negative; 0 means none")
+	if c.CPUs < 0 || c.Processes < 16 || c.Memory < 64<<20 || c.Disk < 1<<20 {
+		return errors.New("cpus, processes, memory, disk: too small to run a kernel; the least are 0 (no limit), 16, 64MiB and 1MiB")
 	}
 	for _, origin := range c.AllowOrigin {
 		if u, err := url.Parse(origin); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || origin != strings.ToLower(origin) {
@@ -139,6 +144,29 @@ func (c *Config) Validate() error {
 	if c.Token != "" && len(c.Users) > 0 {
 		return errors.New("token: it is for a single user, but users are configured; give each user a token_sha256 and unset token (also JUPYTER_TOKEN)")
 	}
+	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	return c.validateUsers()
+}
+
+// proxies parses TrustedProxies.
+func (c *Config) proxies() ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		prefix, err := netip.ParsePrefix(text)
+		if addr, addrErr := netip.ParseAddr(text); addrErr == nil {
+			prefix, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trusted_proxies: %q is not an address or a network like 10.0.0.0/8", text)
+		}
+		list = append(list, prefix)
+	}
+	return list, nil
+}
+
+func (c *Config) validateUsers() error {
 	seen := map[string]bool{}
 	for i, u := range c.Users {
 		if !userName.MatchString(u.Name) || seen[u.Name] {
@@ -221,6 +249,11 @@ func (r *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (
 		}
 		return strings.Join(items, ","), nil
 	case bool:
+		return value, nil
+	case string:
+		if value == "" {
+			return nil, nil // as if it were not there: an empty path is not the current directory
+		}
 		return value, nil
 	default:
 		return fmt.Sprint(value), nil

@@ -17,6 +17,10 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"kernelgw/kernelgw"
+	"kernelgw/sandboxes/gvisor"
+	"kernelgw/sandboxes/process"
 )
 
 // version is set by the build.
@@ -44,9 +48,21 @@ type environment struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == gvisor.SupervisorCommand {
+		exitOn(gvisor.Supervise(os.Args[2]))
+		return
+	}
+	if len(os.Args) == 3 && os.Args[1] == process.SupervisorCommand {
+		exitOn(process.Supervise(os.Args[2]))
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr); err != nil {
+	exitOn(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+func exitOn(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "kernelgw:", err)
 		os.Exit(1)
 	}
@@ -134,11 +150,11 @@ func (c *ConfigCheckCmd) Run(env *environment) error {
 type ConfigPrintCmd struct{ Config }
 
 // Run prints the configuration in effect in the form of the file.
-func (c *ConfigPrintCmd) Run(env *environment) error {
+func (c *ConfigPrintCmd) Run(env *environment, parsed *kong.Context) error {
 	if err := c.complete(env); err != nil {
 		return err
 	}
-	return printConfig(env.stdout, c.Config)
+	return printConfig(env.stdout, parsed.Selected(), c.Users)
 }
 
 // TokenCmd makes tokens.
@@ -163,6 +179,15 @@ func newToken() string {
 	var random [24]byte
 	rand.Read(random[:]) // never fails: it ends the program instead
 	return hex.EncodeToString(random[:])
+}
+
+// RoutesCmd prints the route table.
+type RoutesCmd struct{}
+
+// Run prints the table in Markdown.
+func (*RoutesCmd) Run(env *environment) error {
+	_, err := fmt.Fprint(env.stdout, kernelgw.RoutesDoc())
+	return err
 }
 
 // VersionCmd prints the version.

@@ -20,6 +20,8 @@ var (
 	ErrInvalid     = errors.New("invalid request") // the text says what
 	ErrNotReady    = errors.New("kernel is not ready")
 	ErrDead        = errors.New("kernel is dead")
+	ErrStart       = errors.New("kernel could not be started")
+	ErrAgent       = errors.New("the kernel's sandbox did not answer")
 )
 
 // Kernel is a snapshot of one kernel.

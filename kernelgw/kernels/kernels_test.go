@@ -2,8 +2,10 @@ package kernels_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -596,4 +598,30 @@ func TestKernelsOfAGatewayThatIsNotReadyAreNotListed(t *testing.T) {
 	if _, err := m.Start(t.Context(), kernels.StartRequest{Workspace: "w"}); !errors.Is(err, kernels.ErrNotReady) {
 		t.Errorf("Start: %v", err)
 	}
+}
+
+func TestStateOfAWorkingKernelIsAskedForNotRemembered(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New())
+	k := g.start(t, kernels.StartRequest{})
+	g.awaitState(t, k.ID, jupyter.Idle)
+	agent := driver.Agent(onlySandbox(t, driver).Spec.ID)
+	agent.Update(func(st *agentapi.Status) { st.ExecutionState = jupyter.Busy })
+	g.awaitState(t, k.ID, jupyter.Busy)
+
+	// What the agent tells when asked differs from what it told by itself last.
+	agent.Handle("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(agentapi.Status{KernelID: k.ID, ExecutionState: jupyter.Idle, Ready: true})
+	})
+	if got, err := g.Get(t.Context(), "w", k.ID); err != nil || got.ExecutionState != jupyter.Idle {
+		t.Errorf("Get = %+v, %v", got, err)
+	}
+
+	// An agent that hangs costs a moment, not the answer.
+	agent.Handle("GET /v1/status", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	agent.Update(func(st *agentapi.Status) { st.ExecutionState = jupyter.Busy })
+	eventually(t, "busy again", func() bool {
+		list, err := g.List(t.Context(), "w")
+		return err == nil && len(list) == 1 && list[0].ExecutionState == jupyter.Busy
+	})
 }

@@ -100,7 +100,8 @@ func (m *Manager) Ready() bool {
 }
 
 // List returns the kernels of a workspace in order of their creation.
-func (m *Manager) List(_ context.Context, workspace string) ([]Kernel, error) {
+func (m *Manager) List(ctx context.Context, workspace string) ([]Kernel, error) {
+	m.refresh(ctx, func(k *kernel) bool { return k.record.Workspace == workspace })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.ready {
@@ -123,7 +124,8 @@ func (m *Manager) List(_ context.Context, workspace string) ([]Kernel, error) {
 }
 
 // Get returns one kernel of a workspace.
-func (m *Manager) Get(_ context.Context, workspace, id string) (Kernel, error) {
+func (m *Manager) Get(ctx context.Context, workspace, id string) (Kernel, error) {
+	m.refresh(ctx, func(k *kernel) bool { return k.record.ID == id && k.record.Workspace == workspace })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k, err := m.find(workspace, id)
@@ -131,6 +133,32 @@ func (m *Manager) Get(_ context.Context, workspace, id string) (Kernel, error) {
 		return Kernel{}, err
 	}
 	return k.snapshot(), nil
+}
+
+// refreshPatience bounds how long an answer waits for agents.
+const refreshPatience = 250 * time.Millisecond
+
+// refresh asks the agents of the wanted kernels that were last seen working how
+// they are: a client that has just seen a cell end must not be told that its
+// kernel is busy, and what agents send by themselves comes in steps of 50 ms.
+// An agent that does not answer leaves the last known state.
+func (m *Manager) refresh(ctx context.Context, wanted func(*kernel) bool) {
+	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
+	defer cancel()
+	var asking sync.WaitGroup
+	m.mu.Lock()
+	for _, k := range m.kernels {
+		working := k.status.ExecutionState == jupyter.Busy || k.status.ExecutionState == jupyter.Starting
+		if agent := k.agent; agent != nil && working && wanted(k) {
+			asking.Go(func() {
+				if st, err := agent.Status(ctx); err == nil {
+					m.observe(k, st)
+				}
+			})
+		}
+	}
+	m.mu.Unlock()
+	asking.Wait()
 }
 
 // find returns a kernel of a workspace. The caller holds mu. A kernel of

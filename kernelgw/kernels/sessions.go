@@ -125,7 +125,8 @@ func (m *Manager) describe(row *sessionRow) (Session, error) {
 }
 
 // Sessions returns the sessions of a workspace in order of their creation.
-func (m *Manager) Sessions(_ context.Context, workspace string) ([]Session, error) {
+func (m *Manager) Sessions(ctx context.Context, workspace string) ([]Session, error) {
+	m.refresh(ctx, func(k *kernel) bool { return k.record.Workspace == workspace })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.ready {

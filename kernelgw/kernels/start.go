@@ -96,7 +96,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 		if err := m.Shutdown(cleaning, req.Workspace, id); err != nil && !errors.Is(err, ErrNotFound) {
 			m.o.Log.Error("cannot clean up after a failed start", "kernel", id, "error", err)
 		}
-		return Kernel{}, fmt.Errorf("cannot start kernel %s: %w", spec.Name, err)
+		return Kernel{}, fmt.Errorf("%w: %s: %w", ErrStart, spec.Name, err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -172,7 +172,7 @@ func (m *Manager) Interrupt(ctx context.Context, workspace, id string) error {
 	}
 	if err := agent.Interrupt(ctx); err != nil {
 		m.o.Metrics.AgentErrors.WithLabelValues("request").Inc()
-		return fmt.Errorf("cannot interrupt kernel %s: %w", id, err)
+		return fmt.Errorf("%w: cannot interrupt kernel %s: %w", ErrAgent, id, err)
 	}
 	return nil
 }
@@ -199,7 +199,7 @@ func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, er
 		return Kernel{}, fmt.Errorf("%w: %s", ErrNotFound, id)
 	case dead:
 		if err := m.revive(ctx, k, old); err != nil {
-			return Kernel{}, fmt.Errorf("cannot restart kernel %s: %w", id, err)
+			return Kernel{}, fmt.Errorf("%w: %w", ErrStart, err)
 		}
 	case agent == nil:
 		return Kernel{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
@@ -207,7 +207,7 @@ func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, er
 		st, err := agent.Restart(ctx)
 		if err != nil {
 			m.o.Metrics.AgentErrors.WithLabelValues("request").Inc()
-			return Kernel{}, fmt.Errorf("cannot restart kernel %s: %w", id, err)
+			return Kernel{}, fmt.Errorf("%w: cannot restart kernel %s: %w", ErrAgent, id, err)
 		}
 		m.observe(k, st)
 	}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes/gvisor"
+)
+
+// DoctorCmd tells what this host can do.
+type DoctorCmd struct {
+	JSON bool `help:"Print JSON."`
+	Config
+}
+
+// finding is one thing that the doctor looked at.
+type finding struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// diagnosis is all that the doctor found.
+type diagnosis struct {
+	Findings []finding `json:"findings"`
+	Driver   string    `json:"driver"` // that serve would choose; "" when none would do
+	Why      string    `json:"why"`
+}
+
+// Run looks and prints. It fails when the configured driver cannot work here.
+func (c *DoctorCmd) Run(env *environment) error {
+	if err := c.complete(env); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(env.ctx, time.Minute)
+	defer cancel()
+	fmt.Fprintln(env.stderr, "looking; a trial sandbox takes a few seconds ...")
+	d := diagnose(ctx, &c.Config)
+	if c.JSON {
+		encoder := json.NewEncoder(env.stdout)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(d); err != nil {
+			return fmt.Errorf("cannot print the diagnosis: %w", err)
+		}
+	} else {
+		d.print(env.stdout)
+	}
+	if d.Driver == "" {
+		return fmt.Errorf("no driver can be used: %s", d.Why)
+	}
+	return nil
+}
+
+func (d diagnosis) print(w io.Writer) {
+	for _, f := range d.Findings {
+		mark := "no "
+		if f.OK {
+			mark = "yes"
+		}
+		fmt.Fprintf(w, "%s  %-18s %s\n", mark, f.Name, f.Detail)
+	}
+	if d.Driver == "" {
+		fmt.Fprintf(w, "\nserve would refuse to start: %s\n", d.Why)
+		return
+	}
+	fmt.Fprintf(w, "\nserve would use driver %s: %s\n", d.Driver, d.Why)
+}
+
+func diagnose(ctx context.Context, c *Config) diagnosis {
+	gv := gvisor.Probe(ctx, c.Runsc)
+	d := diagnosis{Findings: []finding{
+		{"user", true, user()},
+		userNamespaces(),
+		kvm(),
+		cgroups(),
+		containerd(),
+		kata(),
+		diskSpace(c.DataDir),
+		{"driver gvisor", gv.Usable, gv.Detail},
+		agentBinary(c.Agent),
+		defaultImage(ctx, c),
+		{"driver process", true, "always works, without any isolation: for trusted code, only when asked for by name"},
+	}}
+	d.Driver, d.Why = chooseDriver(c.Driver, gv)
+	return d
+}
+
+// chooseDriver picks the driver for a configured name. The process driver
+// isolates nothing and is never picked by itself.
+func chooseDriver(configured string, gv gvisor.Report) (name, why string) {
+	switch {
+	case configured == "process":
+		return "process", "it was asked for by name; kernels are not isolated"
+	case gv.Usable && configured == "gvisor":
+		return gvisor.Name, "it was asked for by name, and works"
+	case gv.Usable:
+		return gvisor.Name, "gVisor works here; it needs no KVM and no daemon"
+	default:
+		return "", "gVisor does not work here (" + gv.Detail + "); for trusted code alone, --driver process works without isolation"
+	}
+}
+
+func user() string {
+	if os.Getuid() == 0 {
+		return "root: sandboxes get control groups"
+	}
+	return fmt.Sprintf("uid %d: sandboxes run rootless, in a user namespace", os.Getuid())
+}
+
+func readLine(path string) string {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(content), "\n")
+	return strings.TrimSpace(line)
+}
+
+func userNamespaces() finding {
+	f := finding{Name: "user namespaces"}
+	switch {
+	case readLine("/proc/sys/user/max_user_namespaces") == "0":
+		f.Detail = "forbidden: user.max_user_namespaces is 0"
+	case readLine("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+		f.Detail = "forbidden for ordinary users: kernel.unprivileged_userns_clone is 0"
+	case readLine("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+		f.Detail = "restricted by AppArmor: kernel.apparmor_restrict_unprivileged_userns is 1"
+	default:
+		f.OK, f.Detail = true, "allowed"
+	}
+	return f
+}
+
+func kvm() finding {
+	f := finding{Name: "KVM"}
+	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		f.Detail = "no: " + err.Error() + "; Kata needs it, gVisor does not"
+		return f
+	}
+	device.Close()
+	f.OK, f.Detail = true, "/dev/kvm can be opened"
+	return f
+}
+
+func cgroups() finding {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
+		return finding{"control groups", false, "/sys/fs/cgroup: " + err.Error()}
+	}
+	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		return finding{"control groups", true, "version 2"}
+	}
+	return finding{"control groups", true, "version 1 (hybrid)"}
+}
+
+func containerd() finding {
+	const socket = "/run/containerd/containerd.sock"
+	if _, err := os.Stat(socket); err != nil {
+		return finding{"containerd", false, "no socket at " + socket}
+	}
+	return finding{"containerd", true, socket}
+}
+
+func kata() finding {
+	for _, shim := range []string{
+		"/opt/kata/runtime-rs/bin/containerd-shim-kata-v2", "/opt/kata/bin/containerd-shim-kata-v2", "/usr/bin/containerd-shim-kata-v2",
+	} {
+		if _, err := os.Stat(shim); err == nil {
+			return finding{"Kata", true, shim}
+		}
+	}
+	return finding{"Kata", false, "no containerd-shim-kata-v2 found"}
+}
+
+// wantedDisk is what an image, its root file system and a few sandboxes need.
+const wantedDisk = 4 << 30
+
+func diskSpace(dataDir string) finding {
+	f := finding{Name: "disk"}
+	dir := dataDir
+	for {
+		var fs unix.Statfs_t
+		err := unix.Statfs(dir, &fs)
+		if err == nil {
+			free := fs.Bavail * uint64(fs.Bsize)
+			f.OK = free > wantedDisk
+			f.Detail = fmt.Sprintf("%.1f GiB free for %s", float64(free)/(1<<30), dataDir)
+			return f
+		}
+		if dir == filepath.Dir(dir) {
+			f.Detail = err.Error()
+			return f
+		}
+		dir = filepath.Dir(dir) // the data directory is made at the first start
+	}
+}
+
+func agentBinary(configured string) finding {
+	path, err := findAgent(configured)
+	if err != nil {
+		return finding{"agent", false, err.Error()}
+	}
+	return finding{"agent", true, path}
+}
+
+func defaultImage(ctx context.Context, c *Config) finding {
+	image, err := resolveImage(ctx, c)
+	if err != nil {
+		return finding{"image", false, err.Error()}
+	}
+	names := make([]string, 0, len(image.Kernelspecs))
+	for name := range image.Kernelspecs {
+		names = append(names, name)
+	}
+	return finding{"image", true, fmt.Sprintf("%s (%.19s), kernelspecs: %s", image.Name, image.Digest, strings.Join(names, ", "))}
+}

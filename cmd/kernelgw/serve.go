@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"kernelgw/auth/token"
+	"kernelgw/kernelgw"
+	"kernelgw/kernelgw/kernels"
+	"kernelgw/kernelgw/registry/file"
+	"kernelgw/kernelgw/telemetry"
+	"kernelgw/sandboxes"
+)
+
+// ServeCmd runs the gateway.
+type ServeCmd struct{ Config }
+
+// Run serves until the first SIGINT or SIGTERM, then drains.
+func (c *ServeCmd) Run(env *environment) error {
+	if err := c.complete(env); err != nil {
+		return err
+	}
+	level := new(slog.Level)
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return fmt.Errorf("log_level: %w", err)
+	}
+	log, err := telemetry.NewLogger(env.stderr, *level, c.LogFormat)
+	if err != nil {
+		return err
+	}
+	if err := makeDataDir(c.DataDir); err != nil {
+		return err
+	}
+	if err := c.keepToken(); err != nil {
+		return err
+	}
+	metrics := telemetry.NewMetrics()
+
+	store, err := file.Open(filepath.Join(c.DataDir, "registry.db"))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	driver, err := openDriver(env.ctx, &c.Config, log)
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
+
+	resources := sandboxes.Resources{
+		CPUs: c.CPUs, MemoryBytes: int64(c.Memory), Processes: c.Processes, DiskBytes: int64(c.Disk),
+	}
+	if !driver.Capabilities().Isolated {
+		log.Warn("kernels run without a sandbox, as this user, with all that it may do: for trusted code only", "driver", driver.Name())
+		resources = sandboxes.Resources{}
+	}
+	manager := kernels.New(kernels.Options{
+		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
+		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
+	})
+	users, err := token.New(token.Options{Users: tokenUsers(c), Store: store, Log: log})
+	if err != nil {
+		return err
+	}
+	defer users.Close()
+	proxies, err := c.proxies()
+	if err != nil {
+		return err
+	}
+	stopping, stop := context.WithCancel(env.ctx)
+	defer stop()
+	env.ctx = stopping
+	server, err := kernelgw.New(kernelgw.Options{
+		Users: users, Kernels: manager, Log: log, Metrics: metrics,
+		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MaxMessageBytes: int64(c.MaxMessage),
+		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
+		TrustedProxies: proxies, Shutdown: stop,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := listen(env.ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	address := listener.Addr()
+	if c.TLSCert != "" {
+		certificate, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			return fmt.Errorf("tls_cert, tls_key: %w", err)
+		}
+		// WebSockets need HTTP/1.1.
+		listener = tls.NewListener(listener, &tls.Config{
+			Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		})
+	}
+	return c.serve(env, log, manager, server, listener, c.url(address))
+}
+
+// serve runs the parts until the first signal, then stops them in the order in
+// which they depend on each other: clients first, kernels last.
+func (c *ServeCmd) serve(env *environment, log *slog.Logger, manager *kernels.Manager, server *kernelgw.Server, listener net.Listener, url string) error {
+	keeping, stopKeeping := context.WithCancel(context.WithoutCancel(env.ctx))
+	defer stopKeeping()
+	parts, failed := errgroup.WithContext(context.WithoutCancel(env.ctx))
+	parts.Go(func() error { return manager.Run(keeping) })
+	parts.Go(func() error { return server.Serve(listener) })
+	parts.Go(func() error {
+		if announce(env, failed, manager, url) {
+			select {
+			case <-env.ctx.Done():
+			case <-failed.Done():
+			}
+		}
+		log.Info("draining: closing connections", "patience", c.DrainTimeout)
+		draining, cancel := context.WithTimeout(context.WithoutCancel(env.ctx), c.DrainTimeout)
+		defer cancel()
+		err := server.Drain(draining)
+		if c.OnExit == "stop" {
+			log.Info("shutting down all kernels")
+			err = errors.Join(err, manager.ShutdownAll(context.WithoutCancel(env.ctx)))
+		}
+		stopKeeping()
+		return err
+	})
+	return parts.Wait()
+}
+
+// announce prints the URL as soon as the gateway is ready. It reports whether
+// it became ready.
+func announce(env *environment, failed context.Context, manager *kernels.Manager, url string) bool {
+	for !manager.Ready() {
+		select {
+		case <-env.ctx.Done():
+			return false
+		case <-failed.Done():
+			return false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	fmt.Fprintln(env.stdout, url)
+	return true
+}
+
+// url is what a person opens.
+func (c *ServeCmd) url(addr net.Addr) string {
+	scheme := "http"
+	if c.TLSCert != "" {
+		scheme = "https"
+	}
+	host, port, _ := net.SplitHostPort(addr.String())
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	url := scheme + "://" + net.JoinHostPort(host, port) + c.BaseURL
+	if c.Token != "" {
+		url += "?token=" + c.Token
+	}
+	return url
+}
+
+func tokenUsers(c *ServeCmd) []token.User {
+	if len(c.Users) == 0 {
+		return []token.User{token.Single(c.Token)}
+	}
+	list := make([]token.User, 0, len(c.Users))
+	for _, u := range c.Users {
+		list = append(list, token.User{Name: u.Name, DisplayName: u.DisplayName, TokenHashes: u.TokenSHA256, Workspaces: u.Workspaces})
+	}
+	return list
+}
+
+func makeDataDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the data directory: %w; choose another with --data-dir", err)
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("cannot write to the data directory %s: %w; choose another with --data-dir", dir, err)
+	}
+	return nil
+}
+
+// keepToken gives a single user without a token a random one that stays the
+// same over restarts, so that clients can reconnect.
+func (c *Config) keepToken() error {
+	if c.Token != "" || len(c.Users) > 0 {
+		return nil
+	}
+	path := filepath.Join(c.DataDir, "token")
+	kept, err := os.ReadFile(path)
+	if err == nil && len(strings.TrimSpace(string(kept))) >= 32 {
+		c.Token = strings.TrimSpace(string(kept))
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot read the kept token: %w", err)
+	}
+	c.Token = newToken()
+	if err := os.WriteFile(path, []byte(c.Token+"\n"), 0o600); err != nil {
+		return fmt.Errorf("cannot keep the new token: %w", err)
+	}
+	return nil
+}
+
+const (
+	defaultListen = "127.0.0.1:8888"
+	portAttempts  = 50
+)
+
+// listen binds the address. When that is the default and its port is taken, it
+// tries the next ports, as Jupyter does.
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
+	if err == nil || address != defaultListen || !errors.Is(err, unix.EADDRINUSE) {
+		if err != nil {
+			return nil, fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", address, err)
+		}
+		return listener, nil
+	}
+	host, port, _ := net.SplitHostPort(address)
+	first, _ := strconv.Atoi(port)
+	for next := first + 1; next < first+portAttempts; next++ {
+		if listener, err := config.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(next))); err == nil {
+			return listener, nil
+		}
+	}
+	return nil, fmt.Errorf("cannot listen on any port from %d to %d of %s; choose another address with --listen", first, first+portAttempts-1, host)
+}
