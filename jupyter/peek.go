@@ -1,6 +1,9 @@
 package jupyter
 
-import "encoding/json"
+import (
+	"bytes"
+	"encoding/json"
+)
 
 // PeekRaw returns the JSON value of a key of a JSON object, as the bytes that
 // stand there, or nil when the key is not there or object is no JSON object.
@@ -41,12 +44,16 @@ func PeekSession(header []byte) string { return PeekString(header, "session") }
 // object, in order, until yield returns false. It reports whether object is one
 // complete JSON object with nothing but white space around it, or yield ended
 // the walk before its end was seen. Nested values are skipped by counting
-// brackets outside strings, not validated: a reader of a value decodes it.
-// Values share memory with object.
-func Fields(object []byte, yield func(key string, value []byte) bool) bool {
+// brackets outside strings, not validated: a reader of a value decodes it. Keys
+// are decoded, values are raw; both can share memory with object.
+func Fields(object []byte, yield func(key, value []byte) bool) bool {
 	s := newFields(object)
 	for s.next() {
-		if !yield(s.decodedKey(), s.value) {
+		key := s.key[1 : len(s.key)-1]
+		if bytes.IndexByte(key, '\\') >= 0 {
+			key = []byte(unquote(s.key))
+		}
+		if !yield(key, s.value) {
 			return true
 		}
 	}
@@ -102,24 +109,14 @@ func (s *fields) next() bool {
 	if n == 0 {
 		return false
 	}
-	s.value, s.rest = rest[:n], rest[n:]
+	s.value, s.rest = rest[:n:n], rest[n:]
 	return true
 }
 
 func (s *fields) keyIs(key string) bool {
 	bare := s.key[1 : len(s.key)-1]
-	if string(bare) == key {
-		return true
-	}
-	for _, c := range bare {
-		if c == '\\' {
-			return s.decodedKey() == key
-		}
-	}
-	return false
+	return string(bare) == key || bytes.IndexByte(bare, '\\') >= 0 && unquote(s.key) == key
 }
-
-func (s *fields) decodedKey() string { return unquote(s.key) }
 
 // unquote decodes a JSON string of which raw[0] and the last byte are quotes.
 func unquote(raw []byte) string {
@@ -150,15 +147,21 @@ func stringLen(b []byte) int {
 	if len(b) == 0 || b[0] != '"' {
 		return 0
 	}
-	for i := 1; i < len(b); i++ {
-		switch b[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+	for at := 1; ; {
+		i := bytes.IndexByte(b[at:], '"')
+		if i < 0 {
+			return 0
 		}
+		end := at + i
+		slashes := 0
+		for end-1-slashes >= at && b[end-1-slashes] == '\\' {
+			slashes++
+		}
+		if slashes%2 == 0 { // else the last one escapes the quote
+			return end + 1
+		}
+		at = end + 1
 	}
-	return 0
 }
 
 // valueLen is the length of the JSON value that b starts with, or 0 when there

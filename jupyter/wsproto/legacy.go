@@ -126,17 +126,18 @@ func decodeLegacyText(p []byte) (jupyter.Message, error) {
 	if !utf8.Valid(p) {
 		return jupyter.Message{}, fmt.Errorf("%w: not valid UTF-8", ErrMalformed)
 	}
-	var header, parent, metadata, content, channel []byte
-	whole := jupyter.Fields(p, func(key string, value []byte) bool {
-		switch key { // the last of several counts, as in Python and JavaScript
+	m := jupyter.Message{Channel: jupyter.Shell}
+	var channel []byte
+	whole := jupyter.Fields(p, func(key, value []byte) bool {
+		switch string(key) { // the last of several counts, as in Python and JavaScript
 		case "header":
-			header = value
+			m.Header = value
 		case "parent_header":
-			parent = value
+			m.ParentHeader = value
 		case "metadata":
-			metadata = value
+			m.Metadata = value
 		case "content":
-			content = value
+			m.Content = value
 		case "channel":
 			channel = value
 		}
@@ -145,27 +146,11 @@ func decodeLegacyText(p []byte) (jupyter.Message, error) {
 	if !whole {
 		return jupyter.Message{}, fmt.Errorf("%w: not a JSON object", ErrMalformed)
 	}
-	m := jupyter.Message{Channel: jupyter.Shell, Header: header}
-	if len(header) == 0 || header[0] != '{' {
+	if len(m.Header) == 0 || m.Header[0] != '{' {
 		return jupyter.Message{}, fmt.Errorf("%w: the message has no header", ErrMalformed)
 	}
-	for _, part := range []struct {
-		name string
-		to   *[]byte
-		raw  []byte
-	}{
-		{"parent_header", &m.ParentHeader, parent},
-		{"metadata", &m.Metadata, metadata},
-		{"content", &m.Content, content},
-	} {
-		switch {
-		case len(part.raw) == 0 || string(part.raw) == "null":
-			*part.to = []byte("{}")
-		case part.raw[0] == '{':
-			*part.to = part.raw
-		default:
-			return jupyter.Message{}, fmt.Errorf("%w: %s is not an object", ErrMalformed, part.name)
-		}
+	if !defaultObject(&m.ParentHeader) || !defaultObject(&m.Metadata) || !defaultObject(&m.Content) {
+		return jupyter.Message{}, fmt.Errorf("%w: parent_header, metadata or content is not an object", ErrMalformed)
 	}
 	if len(channel) == 0 || string(channel) == "null" {
 		return m, nil
@@ -178,4 +163,13 @@ func decodeLegacyText(p []byte) (jupyter.Message, error) {
 		return jupyter.Message{}, err
 	}
 	return m, nil
+}
+
+// defaultObject makes {} of a part that is missing or null, and reports whether
+// it is an object then.
+func defaultObject(part *[]byte) bool {
+	if len(*part) == 0 || string(*part) == "null" {
+		*part = []byte("{}")
+	}
+	return (*part)[0] == '{'
 }
