@@ -57,7 +57,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 			},
 		},
 		Root:     &specs.Root{Path: root.Dir, Readonly: false}, // the overlay takes all writes
-		Hostname: "sandbox",
+		Hostname: "kernel",
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},

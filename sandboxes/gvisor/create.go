@@ -112,8 +112,10 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, runName, configName), sb.Spec.AgentConfig, 0o600); err != nil {
-		return err
+	for name, content := range map[string][]byte{configName: sb.Spec.AgentConfig, agentName: nil} {
+		if err := os.WriteFile(filepath.Join(dir, runName, name), content, 0o600); err != nil {
+			return err
+		}
 	}
 	bundle := d.bundle(sb.Spec.ID, root, limits)
 	layer, err := homeLayer(root)

@@ -71,8 +71,7 @@ func newImages(t testing.TB) images {
 		}
 	}
 	for name, content := range map[string]string{
-		"run/kernelgw-agent": "",
-		"etc/passwd":         "root:x:0:0::/root:/bin/sh\njovyan:x:1000:1000::/home/jovyan:/bin/sh\n",
+		"etc/passwd": "root:x:0:0::/root:/bin/sh\njovyan:x:1000:1000::/home/jovyan:/bin/sh\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)

@@ -194,7 +194,7 @@ func TestFullDiskIsFullInItsSandboxOnly(t *testing.T) {
 		for _, c := range []struct {
 			dir      string
 			min, max int // MiB
-		}{{"/home/jovyan", 60, 64}, {"/tmp", 250, 256}, {"/dev/shm", 120, 128}} {
+		}{{"/home/jovyan", 60, 64}, {"/tmp", 240, 256}, {"/dev/shm", 120, 128}} {
 			got := b.attack("fill", c.dir)
 			mib, why, _ := strings.Cut(got, " MiB, then: ")
 			n, err := strconv.Atoi(mib)

@@ -49,9 +49,8 @@ type Images interface {
 // image and never written to.
 type Rootfs struct {
 	Digest string // as in "sha256:..."
-	// Dir is the root directory. It holds the mount points AgentBinary (a file)
-	// and AgentDir (a directory); when it does not, it must be writable, and
-	// they are made at the first use.
+	// Dir is the root directory. It holds the directory AgentDir, to mount on;
+	// when it does not, it must be writable, and it is made at the first use.
 	Dir         string
 	Kernelspecs map[string]sandboxes.Kernelspec
 	UID, GID    uint32   // whom kernels run as; never 0
@@ -62,8 +61,8 @@ type Rootfs struct {
 
 // Where the agent's things are inside a sandbox.
 const (
-	AgentBinary = "/run/kernelgw-agent"
-	AgentDir    = "/run/kernelgw"
+	AgentDir    = "/run/kernelgw" // entered by root only
+	AgentBinary = AgentDir + "/" + agentName
 )
 
 const (

@@ -72,7 +72,7 @@ func attack(name string, args []string) string {
 		return bomb()
 	case "bomblet":
 		for {
-			cmd := exec.Command("/run/kernelgw-agent", "attack", "bomblet")
+			cmd := exec.Command(program, "attack", "bomblet")
 			if err := cmd.Start(); err != nil {
 				time.Sleep(10 * time.Millisecond)
 			}
@@ -128,7 +128,7 @@ func becomeRoot() string {
 	try("the agent's directory", err)
 	for _, p := range []string{
 		"/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/dev/mem", "/dev/kvm", "/dev/vda", "/proc/kcore",
-		"/sys/fs/cgroup/release_agent", "/sys/kernel/uevent_helper", "/etc/passwd", "/run/kernelgw-agent", "/usr/x",
+		"/sys/fs/cgroup/release_agent", "/sys/kernel/uevent_helper", "/etc/passwd", "/run/kernelgw/kernelagent", program, "/usr/x",
 	} {
 		f, err := os.OpenFile(p, os.O_WRONLY, 0)
 		if err == nil {
@@ -162,7 +162,7 @@ func fill(dir string) string {
 func bomb() string {
 	started := 0
 	for {
-		cmd := exec.Command("/run/kernelgw-agent", "attack", "sleep")
+		cmd := exec.Command(program, "attack", "sleep")
 		if err := cmd.Start(); err != nil {
 			return fmt.Sprintf("%d started, then: %v", started, err)
 		}

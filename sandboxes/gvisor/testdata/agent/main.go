@@ -33,12 +33,26 @@ func main() {
 	}
 }
 
+// program is this binary where the kernel's user can run it, too.
+const program = "/tmp/agent"
+
+func copySelf() error {
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(program, self, 0o755)
+}
+
 func serve(runAs, home, listen, config string) error {
 	var uid, gid uint32
 	if _, err := fmt.Sscanf(runAs, "%d:%d", &uid, &gid); err != nil {
 		return fmt.Errorf("bad --run-as %q: %w", runAs, err)
 	}
 	if _, err := os.ReadFile(config); err != nil {
+		return err
+	}
+	if err := copySelf(); err != nil {
 		return err
 	}
 	network, address, _ := strings.Cut(listen, ":")
@@ -53,7 +67,7 @@ func serve(runAs, home, listen, config string) error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		cmd := exec.Command("/run/kernelgw-agent", append([]string{"attack"}, args...)...)
+		cmd := exec.Command(program, append([]string{"attack"}, args...)...)
 		cmd.Dir = home
 		cmd.Env = []string{"HOME=" + home}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
