@@ -32,6 +32,7 @@ type socket struct {
 	wake    chan struct{} // something for the writer; capacity 1
 	closing atomic.Bool   // ending is set, or the connection is cut
 	cutOnce sync.Once
+	gone    chan struct{} // closed when the connection is cut
 
 	alive   atomic.Int64  // unix nanoseconds of the last sign of life
 	offset  atomic.Uint64 // Cursor.Offset of what was written
@@ -73,10 +74,10 @@ type ending struct {
 
 // Rules of acknowledgement and silence (design, "The streaming contract", 3).
 const (
-	pingMessages = 64
+	pingMessages = 32
 	pingBytes    = 64 << 10
 	pingDelay    = 20 * time.Millisecond // after the first message without a ping; 50 at most
-	pingSpacing  = 5 * time.Millisecond  // between pings that the quiet of a kernel allows at once
+	pingSpacing  = time.Millisecond      // between pings that the quiet of a kernel allows at once
 	pingSilence  = 20 * time.Second
 	silence      = 75 * time.Second // without any sign of life; then the connection is cut
 	signOfLife   = 256 << 10        // bytes that a peer took: more than a dead one's buffers grow by pings
@@ -86,7 +87,7 @@ const (
 )
 
 func newSocket(h *hub, ws *websocket.Conn, conn *corkedConn, enc wsproto.Encoding) *socket {
-	s := &socket{hub: h, ws: ws, conn: conn, encoding: enc, log: h.log, wake: make(chan struct{}, 1)}
+	s := &socket{hub: h, ws: ws, conn: conn, encoding: enc, log: h.log, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	s.alive.Store(time.Now().UnixNano())
 	conn.wrote = s.wrote
 	ws.SetPongHandler(s.onPong)
@@ -151,8 +152,8 @@ func (s *socket) cut() {
 	s.cutOnce.Do(func() {
 		s.closing.Store(true)
 		s.conn.Close()
+		close(s.gone)
 	})
-	s.wakeUp()
 }
 
 func (s *socket) wakeUp() {
@@ -274,6 +275,8 @@ func (s *socket) writeLoop() {
 		select {
 		case <-s.wake:
 		case <-timer.C:
+		case <-s.gone:
+			return
 		}
 	}
 }
