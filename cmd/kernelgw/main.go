@@ -48,9 +48,16 @@ type environment struct {
 }
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == gvisor.SupervisorCommand {
-		exitOn(gvisor.Supervise(os.Args[2]))
-		return
+	if len(os.Args) == 3 {
+		// Drivers run this program again as the parent of a sandbox.
+		switch os.Args[1] {
+		case gvisor.SupervisorCommand:
+			exitOn(gvisor.Supervise(os.Args[2]))
+			return
+		case process.SupervisorCommand:
+			exitOn(process.Supervise(os.Args[2]))
+			return
+		}
 	}
 	if len(os.Args) == 3 && os.Args[1] == process.SupervisorCommand {
 		exitOn(process.Supervise(os.Args[2]))
