@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // suite is the Debian release that the default image is made of. Its Python
@@ -307,25 +306,17 @@ func (a *apt) download(ctx context.Context, packages []string, debs []deb, p *Pr
 	for _, d := range debs {
 		total += d.size
 	}
-	done := make(chan error, 1)
-	go func() {
+	err := p.During(func() string {
+		return fmt.Sprintf("downloading packages: %s of %s", mb(a.downloaded(debs)), mb(total))
+	}, func() error {
 		argv := []string{"apt-get", "-q", "-y", "--download-only", "install"}
 		_, err := run(ctx, aptEnv(a.config()), append(argv, packages...)...)
-		done <- err
-	}()
-	tick := time.NewTicker(progressEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			if err != nil {
-				return fmt.Errorf("cannot download Debian packages: %w", err)
-			}
-			return a.checkDownloaded(debs)
-		case <-tick.C:
-			p.Tick("downloading packages: %s of %s", mb(a.downloaded(debs)), mb(total))
-		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot download Debian packages: %w", err)
 	}
+	return a.checkDownloaded(debs)
 }
 
 func (a *apt) checkDownloaded(debs []deb) error {

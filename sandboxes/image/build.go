@@ -137,10 +137,13 @@ func (b *builder) fetchPackages(ctx context.Context) error {
 		return err
 	}
 	b.p.Say("reading Debian's package lists")
-	if err := b.apt.update(ctx); err != nil {
+	err = b.p.During(func() string { return "reading Debian's package lists" }, func() (err error) {
+		if err = b.apt.update(ctx); err == nil {
+			b.debs, err = b.apt.resolve(ctx, b.in.packages)
+		}
 		return err
-	}
-	if b.debs, err = b.apt.resolve(ctx, b.in.packages); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	var total int64
@@ -217,7 +220,7 @@ func (b *builder) addPython(ctx context.Context, rootfs, work string) error {
 		return err
 	}
 	b.p.Say("installing %d wheels", len(have))
-	if err := py.install(ctx, b.in.lock, wheels); err != nil {
+	if err := py.install(ctx, b.in.lock, wheels, b.p); err != nil {
 		return err
 	}
 	if err := py.writeKernelspec(); err != nil {
@@ -294,11 +297,11 @@ func (b *builder) checkSame(ctx context.Context, first v1.Image) error {
 }
 
 // builds is the store's memory of which inputs gave which digest.
-const builds = "cache/builds.json"
+const builds = "builds.json"
 
 func (s *Store) readBuilds() map[string]string {
 	known := make(map[string]string)
-	raw, err := os.ReadFile(filepath.Join(s.dir, builds))
+	raw, err := os.ReadFile(filepath.Join(s.dir, "cache", builds))
 	if err == nil && json.Unmarshal(raw, &known) == nil {
 		return known
 	}
@@ -319,6 +322,7 @@ func (s *Store) built(ctx context.Context, key, name string) (Image, bool) {
 	return img, true
 }
 
+// rememberBuilt needs the lock of the cache.
 func (s *Store) rememberBuilt(key, digest string) error {
 	known := s.readBuilds()
 	if len(known) > 100 {
@@ -329,5 +333,5 @@ func (s *Store) rememberBuilt(key, digest string) error {
 	if err != nil {
 		return err
 	}
-	return s.replaceFile(builds, raw)
+	return replaceFile(filepath.Join(s.dir, "cache"), filepath.Join(s.dir, "cache", builds), raw)
 }

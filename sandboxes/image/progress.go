@@ -44,6 +44,30 @@ func (p *Progress) print(always bool, format string, args []any) {
 	fmt.Fprintf(p.w, "[%5.1fs] %s\n", now.Sub(p.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
+// During calls do, and until it returns prints every few seconds what say
+// returns.
+func (p *Progress) During(say func() string, do func() error) error {
+	if p == nil {
+		return do()
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(progressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				p.Tick("%s", say())
+			case <-stop:
+				return
+			}
+		}
+	}()
+	defer func() { close(stop); <-stopped }()
+	return do()
+}
+
 // counter counts the bytes that are read through it and tells of them.
 type counter struct {
 	r    io.Reader

@@ -453,16 +453,17 @@ func (s *Store) writeIndex(index v1.IndexManifest) error {
 		return fmt.Errorf("cannot write image store index: %w", err)
 	}
 	// First, so that what has an index is always a valid layout.
-	if err := s.replaceFile("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+	tmp := filepath.Join(s.dir, "tmp")
+	if err := replaceFile(tmp, filepath.Join(s.dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
 		return err
 	}
-	return s.replaceFile("index.json", raw)
+	return replaceFile(tmp, filepath.Join(s.dir, "index.json"), raw)
 }
 
-// replaceFile writes a file of the store so that readers see the old or the
-// new one, whole.
-func (s *Store) replaceFile(name string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), name+"-")
+// replaceFile writes a file so that readers see the old or the new one, whole.
+// tmp is a directory of the same file system.
+func replaceFile(tmp, file string, raw []byte) error {
+	f, err := os.CreateTemp(tmp, filepath.Base(file)+"-")
 	if err != nil {
 		return fmt.Errorf("cannot write image store: %w", err)
 	}
@@ -478,7 +479,7 @@ func (s *Store) replaceFile(name string, raw []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(s.dir, name))
+		err = os.Rename(f.Name(), file)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write image store: %w", err)

@@ -126,8 +126,13 @@ func (py *python) wheels(ctx context.Context, lock []byte, dir string, p *Progre
 	if err := os.WriteFile(requirements, lock, 0o644); err != nil {
 		return nil, err
 	}
-	if err := py.pip(ctx, "download", "-q", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-		"-r", requirements, "-d", dir); err != nil {
+	err = p.During(func() string {
+		// pip keeps what it has elsewhere until all are there.
+		return "downloading wheels"
+	}, func() error {
+		return py.pip(ctx, "download", "-q", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", requirements, "-d", dir)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("cannot download wheels: %w", err)
 	}
 	if have, err = lockedWheels(lock, dir); err != nil {
@@ -182,15 +187,18 @@ func fileSHA256(file string) (string, error) {
 
 // install installs the locked wheels of dir under /usr/local, where Debian's
 // Python looks for what is not Debian's.
-func (py *python) install(ctx context.Context, lock []byte, dir string) error {
+func (py *python) install(ctx context.Context, lock []byte, dir string, p *Progress) error {
 	site := py.path("usr/local/lib/python"+pythonVersion, "dist-packages")
 	requirements := filepath.Join(dir, "requirements.lock")
 	if err := os.WriteFile(requirements, lock, 0o644); err != nil {
 		return err
 	}
-	if err := py.pip(ctx, "install", "-q", "--no-index", "--find-links", dir, "--no-deps", "--require-hashes",
-		"--only-binary", ":all:", "--no-compile", "--no-warn-script-location", "--root-user-action", "ignore",
-		"-r", requirements, "--target", site); err != nil {
+	err := p.During(func() string { return "installing wheels" }, func() error {
+		return py.pip(ctx, "install", "-q", "--no-index", "--find-links", dir, "--no-deps", "--require-hashes",
+			"--only-binary", ":all:", "--no-compile", "--no-warn-script-location", "--root-user-action", "ignore",
+			"-r", requirements, "--target", site)
+	})
+	if err != nil {
 		return fmt.Errorf("cannot install wheels: %w", err)
 	}
 	// --target puts all schemes below one directory; ours are apart.
