@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,17 +24,18 @@ const (
 // host is what the servers under test share on this machine.
 type host struct {
 	root   string // of the checkout
+	bin    string // of kernelgw
 	dir    string // ours, removed by close
 	python string // of the stock server and of the Python kernel
 	path   string // JUPYTER_PATH
 }
 
-func newHost(ctx context.Context) (*host, error) {
+func newHost(ctx context.Context, bin string) (*host, error) {
 	root, err := checkout()
 	if err != nil {
 		return nil, err
 	}
-	h := &host{root: root, python: filepath.Join(root, ".cache", "venv", "stock", "bin", "python")}
+	h := &host{root: root, bin: cmp.Or(bin, filepath.Join(root, "bin")), python: filepath.Join(root, ".cache", "venv", "stock", "bin", "python")}
 	if _, err := os.Stat(h.python); err != nil {
 		return nil, errors.New("there is no stock jupyter_server in .cache/venv/stock: run make clients")
 	}

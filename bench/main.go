@@ -60,6 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	quick := flags.Bool("quick", false, "one short round, about a minute")
 	rounds := flags.Int("rounds", 0, "rounds; 0 means 3, or 1 with -quick")
 	only := flags.String("servers", "stock,process,gvisor", "what to measure, `names` separated by commas")
+	bin := flags.String("bin", "", "`directory` of kernelgw and kernelagent; bin of the checkout when empty")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -70,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *rounds > 0 {
 		p.rounds = *rounds
 	}
-	host, err := newHost(ctx)
+	host, err := newHost(ctx, *bin)
 	if err != nil {
 		return err
 	}

@@ -64,9 +64,9 @@ func (h *host) startStock(ctx context.Context) (*server, error) {
 
 // startKernelgw starts bin/kernelgw with a driver.
 func (h *host) startKernelgw(ctx context.Context, driver string) (*server, error) {
-	binary := filepath.Join(h.root, "bin", "kernelgw")
+	binary := filepath.Join(h.bin, "kernelgw")
 	if _, err := os.Stat(binary); err != nil {
-		return nil, errors.New("there is no bin/kernelgw: run make build")
+		return nil, fmt.Errorf("there is no kernelgw in %s: run make build", h.bin)
 	}
 	s, err := h.newServer(kernelgw)
 	if err != nil {
