@@ -40,7 +40,7 @@ type Config struct {
 	TrustedProxies   []string `help:"Addresses of reverse proxies whose X-Forwarded-Proto is believed, as in 10.0.0.0/8."`
 
 	Driver        string        `help:"What makes sandboxes: auto, gvisor, or process (no isolation; for trusted code only, never chosen by auto)." enum:"auto,gvisor,process" default:"auto"`
-	Image         string        `help:"Image of the sandboxes, by name or digest in the image store." default:"default"`
+	Image         string        `help:"Image of the sandboxes, by name or digest in the image store. Default: the one named default. The process driver uses none."`
 	ImageStore    string        `help:"Directory of images. Default: images in the data directory if there are any, else .cache/images beside the binary's directory." type:"path"`
 	DefaultKernel string        `help:"Kernelspec that is used when a client names none." default:"python3"`
 	CPUs          float64       `name:"cpus" help:"CPU cores of each sandbox; 0 means no limit. Limits are not applied by the process driver." default:"0"`

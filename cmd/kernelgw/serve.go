@@ -63,8 +63,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		CPUs: c.CPUs, MemoryBytes: int64(c.Memory), Processes: c.Processes, DiskBytes: int64(c.Disk),
 	}
 	if !driver.Capabilities().Isolated {
-		log.Warn("kernels run without a sandbox, as this user, with all that it may do: for trusted code only", "driver", driver.Name())
-		resources = sandboxes.Resources{}
+		resources, c.Image = sandboxes.Resources{}, ""
 	}
 	manager := kernels.New(kernels.Options{
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
