@@ -236,11 +236,21 @@ type received struct {
 	Channel string         `json:"channel"`
 	MsgID   string         `json:"msg_id"`
 	MsgType string         `json:"msg_type"`
-	Header  jupyter.Header `json:"header"`
-	Parent  jupyter.Header `json:"parent_header"`
+	Header  head           `json:"header"`
+	Parent  head           `json:"parent_header"`
 	Content map[string]any `json:"content"`
 	Buffers [][]byte       `json:"-"`
 	binary  bool
+}
+
+// head is a header; its date is whatever a client likes.
+type head struct {
+	MsgID    string `json:"msg_id"`
+	MsgType  string `json:"msg_type"`
+	Session  string `json:"session"`
+	Username string `json:"username"`
+	Date     any    `json:"date"`
+	Version  string `json:"version"`
 }
 
 func (m received) text() string { s, _ := m.Content["text"].(string); return s }

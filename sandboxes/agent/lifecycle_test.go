@@ -42,7 +42,7 @@ func TestKernelDeathIsToldAndTheKernelRestarted(t *testing.T) {
 		t.Errorf("it took %v to tell of the death", took)
 	}
 	m := all[len(all)-1]
-	if m.Parent != (jupyter.Header{}) || m.Header.Session != all[0].Header.Session || m.Header.Date == "" || m.Header.Version == "" || m.MsgID == "" {
+	if m.Parent != (head{}) || m.Header.Session != all[0].Header.Session || m.Header.Date == nil || m.Header.Version == "" || m.MsgID == "" {
 		t.Errorf("the status has parent %+v and header %+v", m.Parent, m.Header)
 	}
 	s := r.status("restarted", func(s agentapi.Status) bool { return s.Starts == 2 && s.Ready })
