@@ -46,6 +46,9 @@ func newApt(ctx context.Context, dir string, without []string) (*apt, error) {
 		return nil, err
 	}
 	a := &apt{dir: dir, arch: strings.TrimSpace(string(out))}
+	if triples[a.arch] == "" {
+		return nil, fmt.Errorf("the default image cannot be built on %s, only on amd64 and arm64", a.arch)
+	}
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial", "etc/sources.list.d", "none"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, err
@@ -302,6 +305,9 @@ func (a *apt) path(d deb) string { return filepath.Join(a.dir, "cache/archives",
 // download fetches the packages that are not here yet; apt verifies each
 // against the signed lists as it arrives.
 func (a *apt) download(ctx context.Context, packages []string, debs []deb, p *Progress) error {
+	if a.checkDownloaded(debs) == nil {
+		return nil
+	}
 	var total int64
 	for _, d := range debs {
 		total += d.size

@@ -21,7 +21,7 @@ import (
 
 // recipe changes when the code of this package builds another image from the
 // same inputs, so that what was built before is not taken for it.
-const recipe = "3"
+const recipe = "4"
 
 // mplDir holds matplotlib's font list in the image. It is writable for all, or
 // matplotlib would not use it; in the home it would have an owner that differs
@@ -194,7 +194,7 @@ func (b *builder) make(ctx context.Context, name string) (img v1.Image, clean fu
 	if err := mergeDebs(ctx, rootfs, b.apt, b.debs, b.p); err != nil {
 		return nil, nil, err
 	}
-	if err := configure(rootfs); err != nil {
+	if err := configure(rootfs, triples[b.apt.arch]); err != nil {
 		return nil, nil, err
 	}
 	if err := b.addPython(ctx, rootfs, work); err != nil {

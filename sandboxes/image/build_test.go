@@ -209,7 +209,7 @@ func TestLayerIsReproducible(t *testing.T) {
 			"usr/share/base-passwd/group.master":  "root:*:0:\n",
 		}),
 		makeDeb(t, archives, "mawk", map[string]string{"usr/bin/mawk": "#!", "usr/share/doc/mawk/README": "x", "usr/share/doc/mawk/copyright": "c"}),
-		makeDeb(t, archives, "dash", map[string]string{"bin/dash": "#!", "lib64/ld.so": "x"}),
+		makeDeb(t, archives, "dash", map[string]string{"bin/dash": "#!", "lib64/ld.so": "x", "lib/x86_64-linux-gnu/libnot.so.1": "text"}),
 		makeDeb(t, archives, "ca-certificates", map[string]string{
 			"usr/share/ca-certificates/mozilla/B.crt": "B\n", "usr/share/ca-certificates/mozilla/A.crt": "A\n",
 		}),
@@ -228,7 +228,7 @@ func TestLayerIsReproducible(t *testing.T) {
 		if err := mergeDebs(t.Context(), root, a, debs, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := configure(root); err != nil {
+		if err := configure(root, "x86_64-linux-gnu"); err != nil {
 			t.Fatal(err)
 		}
 		now := time.Now()

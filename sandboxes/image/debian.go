@@ -95,7 +95,7 @@ func mergeDeb(ctx context.Context, u *unpacker, file string) error {
 
 // configure does what is needed of the work of maintainer scripts, and makes
 // the user that kernels run as.
-func configure(dir string) error {
+func configure(dir, triple string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -139,6 +139,9 @@ func configure(dir string) error {
 		if err := root.WriteFile(name, []byte(text), 0o644); err != nil {
 			return err
 		}
+	}
+	if err := writeLoaderCache(root, triple); err != nil {
+		return err
 	}
 	return makeCertificates(root)
 }

@@ -45,17 +45,16 @@ type python struct {
 	loader string
 }
 
+// What Debian calls an architecture's libraries and its dynamic loader. Others
+// than these cannot be built for: the wheels are locked for these two.
+var (
+	triples = map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
+	loaders = map[string]string{"amd64": "usr/lib64/ld-linux-x86-64.so.2", "arm64": "usr/lib/ld-linux-aarch64.so.1"}
+)
+
 // newPython finds the interpreter in rootfs and tries it.
 func newPython(ctx context.Context, rootfs, debArch string) (*python, error) {
-	py := &python{rootfs: rootfs}
-	switch debArch {
-	case "amd64":
-		py.triple, py.loader = "x86_64-linux-gnu", "usr/lib64/ld-linux-x86-64.so.2"
-	case "arm64":
-		py.triple, py.loader = "aarch64-linux-gnu", "usr/lib/ld-linux-aarch64.so.1"
-	default:
-		return nil, fmt.Errorf("cannot build the default image on %s: only amd64 and arm64 are known", debArch)
-	}
+	py := &python{rootfs: rootfs, triple: triples[debArch], loader: loaders[debArch]}
 	if _, err := os.Stat(py.path("usr/bin/python" + pythonVersion)); err != nil {
 		return nil, fmt.Errorf("the packages brought no Python %s, for which the wheels are locked: the default image is built on Debian 12: %w", pythonVersion, err)
 	}
