@@ -85,8 +85,18 @@ func (g cgroups) usable() error {
 	if err != nil {
 		return fmt.Errorf("cannot make control groups: %w", err)
 	}
-	if err := unix.Rmdir(dir); err != nil {
-		return fmt.Errorf("cannot remove control group %s: %w", dir, err)
+	defer func() { _ = unix.Rmdir(dir) }()
+	if g.mode() == "v1" {
+		return nil
+	}
+	// A group that has processes cannot give controllers to groups below it, as
+	// in a container that was given a part of the tree.
+	control := filepath.Join(parent, "cgroup.subtree_control")
+	if err := os.WriteFile(control, []byte("+memory +pids +cpu"), 0); err != nil {
+		return fmt.Errorf("cannot give controllers to control groups: %w", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "memory.max")); err != nil {
+		return fmt.Errorf("control groups have no memory limit: %w", err)
 	}
 	return nil
 }

@@ -280,6 +280,30 @@ func TestAgentThatCannotRunFailsCreateAndLeavesNothing(t *testing.T) {
 	leftBehind(t, before, host(t, dir))
 }
 
+func TestControlGroupsHoldTheLimits(t *testing.T) {
+	report := gvisor.Probe(t.Context(), runsc(t))
+	if report.Cgroups == "" {
+		t.Logf("sandboxes have no control groups here: %s", report.CgroupsWhy)
+		return
+	}
+	b := newBox(t, newDriver(t, shortTempDir(t)), "limits", sandboxes.Resources{CPUs: 0.5, MemoryBytes: 512 << 20, Processes: 50})
+	b.attack("hello")
+	want := map[string]string{"/sys/fs/cgroup/kernelgw-limits/cpu.max": "50000 100000", "/sys/fs/cgroup/kernelgw-limits/memory.max": "805306368"}
+	if report.Cgroups == "v1" {
+		want = map[string]string{
+			"/sys/fs/cgroup/cpu/kernelgw-limits/cpu.cfs_quota_us":         "50000",
+			"/sys/fs/cgroup/memory/kernelgw-limits/memory.limit_in_bytes": "805306368", // and 256 MiB for the sentry
+			"/sys/fs/cgroup/pids/kernelgw-limits/pids.max":                "2448",
+		}
+	}
+	for file, value := range want {
+		got, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(got)) != value {
+			t.Errorf("%s is %q, %v; want %s", file, got, err, value)
+		}
+	}
+}
+
 func TestTenLivesLeaveNothingBehind(t *testing.T) {
 	dir := shortTempDir(t)
 	d := newDriver(t, dir)

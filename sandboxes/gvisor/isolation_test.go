@@ -204,3 +204,13 @@ func TestFullDiskIsFullInItsSandboxOnly(t *testing.T) {
 		}
 	})
 }
+
+// The agent's directory is the one place inside that is the host's disk.
+func TestAgentTakenOverCannotFillTheHostsDisk(t *testing.T) {
+	hurt(t, sandboxes.Resources{}, func(b box) {
+		_, _ = b.post(t.Context(), "/fill-control", nil) // the connection breaks
+		if exit := b.end(); exit.Code != 137 || !strings.Contains(exit.Reason, "agent's directory") {
+			t.Errorf("Exit is %+v, want 137 and why", exit)
+		}
+	})
+}

@@ -55,7 +55,7 @@ func Supervise(dir string) error {
 	}
 	s.report(nil)
 	s.lifeline()
-	s.watchMemory()
+	s.watch = startWatch(s.dir, s.procs.Sentry, s.plan.MemoryCap)
 	return s.reap()
 }
 
@@ -66,9 +66,7 @@ type supervisor struct {
 	procs  processes
 	log    *boundedLog
 
-	overMemory chan struct{} // closed when the sentry was killed for its memory
-	stop       chan struct{} // closed when the sentry has ended
-	watching   chan struct{} // closed when watchMemory's goroutine has ended
+	watch *watch
 }
 
 func (s *supervisor) report(err error) {
@@ -158,75 +156,6 @@ func (s *supervisor) lifeline() {
 	_ = s.procs.Sentry.kill()
 }
 
-// watchMemory holds the sandbox to plan.MemoryCap where no control group does.
-// All memory of the processes inside, their tmpfs files and memfds included,
-// are pages of one memfd of the sentry, so that its size is the measure.
-func (s *supervisor) watchMemory() {
-	s.overMemory, s.stop, s.watching = make(chan struct{}), make(chan struct{}), make(chan struct{})
-	if s.plan.MemoryCap <= 0 {
-		close(s.watching)
-		return
-	}
-	go func() {
-		defer close(s.watching)
-		next := time.NewTimer(0)
-		defer next.Stop()
-		var memory string
-		for {
-			select {
-			case <-s.stop:
-				return
-			case <-next.C:
-			}
-			if memory == "" {
-				memory = sentryMemory(s.procs.Sentry.PID)
-			}
-			var stat unix.Stat_t
-			if memory == "" || unix.Stat(memory, &stat) != nil {
-				next.Reset(maxMemoryCheck) // it is ending
-				continue
-			}
-			free := s.plan.MemoryCap - stat.Blocks*512
-			if free < 0 {
-				close(s.overMemory)
-				_ = s.procs.Sentry.kill()
-				return
-			}
-			next.Reset(untilMemoryCheck(free))
-		}
-	}()
-}
-
-// Memory is looked at again before code that fills it as fast as it can, at
-// memoryRate, could have used what was free; so an idle sandbox costs next to
-// nothing, and one near its cap is held closely.
-const (
-	memoryRate     = 4 << 30 // bytes a second, more than was ever seen
-	minMemoryCheck = 10 * time.Millisecond
-	maxMemoryCheck = time.Second
-)
-
-func untilMemoryCheck(free int64) time.Duration {
-	seconds := float64(free) / memoryRate
-	return min(max(time.Duration(seconds*float64(time.Second)), minMemoryCheck), maxMemoryCheck)
-}
-
-// sentryMemory returns a path to the sentry's memory file, or "".
-func sentryMemory(pid int) string {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return ""
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if target, err := os.Readlink(path); err == nil && strings.HasPrefix(target, "/memfd:runsc-memory") {
-			return path
-		}
-	}
-	return ""
-}
-
 // reap waits until the sentry has ended, then ends all other children and
 // records the end.
 func (s *supervisor) reap() error {
@@ -246,9 +175,7 @@ func (s *supervisor) reap() error {
 		}
 	}
 	at := time.Now().UTC()
-	close(s.stop)
-	<-s.watching
-	exit := s.exit(status)
+	exit := s.exit(status, s.watch.stop())
 	exit.At = at
 	// Recorded before the clean-up, so that who waits for this process or for
 	// the sentry finds it.
@@ -262,22 +189,20 @@ func (s *supervisor) reap() error {
 }
 
 // exit makes out how the sandbox ended from the sentry's wait status.
-func (s *supervisor) exit(ws unix.WaitStatus) sandboxes.Exit {
+func (s *supervisor) exit(ws unix.WaitStatus, broken limit) sandboxes.Exit {
 	exit := sandboxes.Exit{Code: ws.ExitStatus()}
 	if ws.Signaled() {
 		exit.Code = 128 + int(ws.Signal())
 		exit.Reason = fmt.Sprintf("killed: signal %d (%v)", ws.Signal(), syscall.Signal(ws.Signal()))
 	}
-	tooMuch := fmt.Sprintf("killed: memory limit %s", formatBytes(s.plan.Memory))
-	select {
-	case <-s.overMemory:
-		exit.Reason = tooMuch
-	default:
-		// Only a death that is not the agent's own exit: a helper process that
-		// the kernel killed for memory some time ago is not the cause.
-		if s.plan.Cgroup != "" && exit.Code >= 128 && s.groups.oomKills(s.plan.Cgroup) > 0 {
-			exit.Reason = tooMuch
-		}
+	// A control group's count of kills only explains a death that is not the
+	// agent's own exit.
+	outOfMemory := s.plan.Cgroup != "" && exit.Code >= 128 && s.groups.oomKills(s.plan.Cgroup) > 0
+	switch {
+	case broken == memoryLimit || outOfMemory:
+		exit.Reason = "killed: memory limit " + formatBytes(s.plan.Memory)
+	case broken == controlLimit:
+		exit.Reason = "killed: it wrote to the agent's directory"
 	}
 	return exit
 }

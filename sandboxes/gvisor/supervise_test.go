@@ -10,7 +10,7 @@ func TestMemoryIsLookedAtBeforeItCanRunOut(t *testing.T) {
 		0:        minMemoryCheck,
 		1 << 20:  minMemoryCheck,
 		1 << 30:  250 * time.Millisecond,
-		64 << 30: maxMemoryCheck,
+		64 << 30: checkEvery,
 	} {
 		if got := untilMemoryCheck(free); got != want {
 			t.Errorf("with %d bytes free: after %v, want %v", free, got, want)

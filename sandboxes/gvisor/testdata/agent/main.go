@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -76,6 +77,10 @@ func serve(runAs, home, listen, config string) error {
 			out = fmt.Appendf(out, "\nended: %v", err)
 		}
 		_, _ = w.Write(out)
+	})
+	// An agent that was taken over: root inside.
+	mux.HandleFunc("POST /fill-control", func(http.ResponseWriter, *http.Request) {
+		fmt.Fprintln(os.Stderr, fill(filepath.Dir(config)))
 	})
 	mux.HandleFunc("POST /exit", func(http.ResponseWriter, *http.Request) { os.Exit(7) })
 	mux.HandleFunc("POST /print", func(w http.ResponseWriter, r *http.Request) {
