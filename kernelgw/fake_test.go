@@ -31,6 +31,7 @@ type fakeKernels struct {
 	starts   []kernels.StartRequest
 	agent    sandboxes.Endpoint // where Connect sends
 	hold     bool               // Connect waits for its context
+	held     int                // Connects that wait
 	refuse   error              // answered by Connect
 	closed   int                // Connections given back
 	dead     chan struct{}      // closed when the kernel dies
@@ -167,6 +168,7 @@ func (f *fakeKernels) Connect(ctx context.Context, workspace, id string) (kernel
 		return kernels.Connection{}, f.refuse
 	}
 	if f.hold {
+		f.held++
 		f.mu.Unlock()
 		<-ctx.Done()
 		f.mu.Lock()

@@ -69,9 +69,7 @@ func socketHeaders(r kernelgw.Route) []string {
 	if r.Access != auth.Socket {
 		return nil
 	}
-	return []string{
-		"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-	}
+	return upgradeHeaders
 }
 
 // TestEveryRouteRefusesWhoMayNotCall walks the whole table, WebSockets before

@@ -179,8 +179,9 @@ func (s *Server) Serve(l net.Listener) error {
 
 // Drain ends the server's work: readiness turns false, new WebSockets are
 // refused with 503, open ones are closed with 1012 at a message boundary, and
-// requests under way are finished. When it returns, nothing of the server runs
-// any more, unless ctx ended first: then connections are cut.
+// requests under way are finished. When it returns nil, nothing of the server
+// runs any more. When ctx ends first it returns an error at once; requests are
+// cut then, and WebSockets end within splice.DefaultBoundaryWait.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.sockets.drain()
