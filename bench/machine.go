@@ -25,6 +25,7 @@ func describe(ctx context.Context, h *host) machine {
 		output(ctx, h.root, h.python, "-c", `import sys
 from importlib.metadata import version
 print(", ".join(p + " " + version(p) for p in ("jupyter_server", "jupyter_client", "pyzmq", "tornado", "ipykernel")) + ", Python " + sys.version.split()[0])`),
+		"load average of the last minute " + load() + " at the start (of other work, and in part of our own)",
 	}
 }
 
@@ -72,4 +73,14 @@ func release() string {
 		return "unknown"
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// load is how many tasks wanted a core in the last minute.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	one, _, _ := strings.Cut(string(b), " ")
+	return one
 }

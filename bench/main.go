@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -38,13 +39,14 @@ type plan struct {
 	messages       map[string]int // by server kind
 	pythonMessages int
 	idleSockets    int
+	settle         time.Duration // before memory is read
 }
 
 func plans(quick bool) plan {
 	if quick {
 		return plan{
-			rounds: 1, executes: 100, plainExecutes: 40, pythonMessages: 3000, idleSockets: 500,
-			messages: map[string]int{stock: 4000, kernelgw: 100_000},
+			rounds: 1, executes: 100, plainExecutes: 30, pythonMessages: 2000, idleSockets: 500,
+			settle: time.Second, messages: map[string]int{stock: 3000, kernelgw: 100_000},
 		}
 	}
 	return plan{
@@ -81,6 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	about := describe(ctx, host)
 	figures := newFigures()
 	for round := range p.rounds {
 		for _, s := range subjects {
@@ -91,7 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	command := "go run ./bench " + strings.Join(args, " ")
-	page := figures.page(describe(ctx, host), strings.TrimSpace(command), p)
+	page := figures.page(append(about, "load average of the last minute "+load()+" at the end"), strings.TrimSpace(command), p)
 	if *out == "" {
 		_, err := io.WriteString(stdout, page)
 		return err

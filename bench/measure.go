@@ -250,8 +250,7 @@ func (s subject) idle(ctx context.Context, srv *server, kernel string, p plan, o
 			return err
 		}
 	}
-	const settle = 3 * time.Second
-	if err := pause(ctx, settle); err != nil {
+	if err := pause(ctx, p.settle); err != nil {
 		return err
 	}
 	agents := srv.agents()
@@ -275,7 +274,7 @@ func (s subject) idle(ctx context.Context, srv *server, kernel string, p plan, o
 		}
 		opened, refused = opened+1, 0
 	}
-	if err := pause(ctx, settle); err != nil {
+	if err := pause(ctx, p.settle); err != nil {
 		return err
 	}
 	after, err := rss(srv.pid())
