@@ -1,0 +1,75 @@
+package conformance
+
+import (
+	"testing"
+	"time"
+
+	"kernelgw/conformance/probe"
+)
+
+var deathChecks = []check{
+	{name: "KilledKernelRestartsAndSaysSo", run: killedKernelRestarts},
+	{name: "DeadAfterFiveRestarts", run: deadAfterFiveRestarts},
+	{
+		name: "DeathClosesSocketsWithoutASession", run: deathClosesSessionless,
+		extension: &extension{because: "nbclient waits for its timeout there", fails: "still open"},
+	},
+}
+
+const kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+func state(want string) func(probe.Message) bool {
+	return func(m probe.Message) bool { return m.State() == want }
+}
+
+func killedKernelRestarts(t testing.TB, s *target) {
+	k := s.StartKernel(t)
+	session := probe.ID()
+	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
+	w.Run(t, "marker = 1")
+	w.Start(t, kill)
+	m, _ := w.Wait(t, s.deathWithin, "restarting", state("restarting"))
+	if string(m.RawParent) != "{}" || m.Header.MsgID == "" || m.Header.Session == "" {
+		t.Errorf("restarting has header %s and parent %s", m.RawHeader, m.RawParent)
+	}
+	// Clients open the socket again when they see it.
+	w.Close()
+	w = s.Dial(t, k.ID, probe.Dialing{Session: session})
+	if got := w.Run(t, "print('marker' in globals())").Stdout; got != "False\n" {
+		t.Errorf("after the restart: %q", got)
+	}
+	eventually(t, s, k.ID, "idle", 5*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+}
+
+func deadAfterFiveRestarts(t testing.TB, s *target) {
+	k := s.StartKernel(t)
+	session := probe.ID()
+	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
+	for i := range 5 {
+		w.Start(t, kill)
+		w.Wait(t, 20*time.Second, "restarting", state("restarting"))
+		w.Close()
+		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
+		w.Run(t, "1")
+		t.Logf("restart %d", i+1)
+	}
+	w.Start(t, kill)
+	w.Wait(t, 20*time.Second, "dead", state("dead"))
+	if s.stock {
+		s.Do(t, "GET", "api/kernels/"+k.ID, nil).Want(t, 200, 404) // it may forget the kernel
+		return
+	}
+	dead := eventually(t, s, k.ID, "dead", 5*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "dead" })
+	if dead.Reason == nil || *dead.Reason == "" {
+		t.Error("the model of the dead kernel gives no reason")
+	}
+}
+
+func deathClosesSessionless(t testing.TB, s *target) {
+	k := s.StartKernel(t)
+	w := s.Dial(t, k.ID, probe.Dialing{Legacy: true})
+	w.Run(t, "1")
+	w.Start(t, kill)
+	code, reason := w.WaitClosed(t, 2*s.deathWithin)
+	t.Logf("closed with %d %q", code, reason)
+}

@@ -1,0 +1,85 @@
+package servers
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"kernelgw/conformance/probe"
+)
+
+// Stock starts the jupyter_server of .cache/venv/stock and waits until it
+// answers.
+func Stock(ctx context.Context) (*Process, error) {
+	venv, err := Venv("stock")
+	if err != nil {
+		return nil, err
+	}
+	dir, err := newDir()
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	root := filepath.Join(dir, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return nil, err
+	}
+	p := &Process{
+		Server: probe.Server{Base: "http://127.0.0.1:" + strconv.Itoa(port) + "/", Token: probe.ID()},
+		Dir:    dir,
+	}
+	p.argv = []string{
+		filepath.Join(venv, "bin", "python"), "-m", "jupyter_server",
+		"--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+		"--ServerApp.port=" + strconv.Itoa(port), "--ServerApp.port_retries=0",
+		"--ServerApp.root_dir=" + root, "--IdentityProvider.token=" + p.Token,
+	}
+	p.env = environ(dir, venv)
+	if _, err := p.spawn(); err != nil {
+		return nil, err
+	}
+	if err := p.ready(ctx, "api", time.Minute); err != nil {
+		return nil, fmt.Errorf("cannot start the stock jupyter_server: %w\n%s", err, p.Log())
+	}
+	return p, nil
+}
+
+// freePort finds a port for a server that cannot be told to find its own.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// ready waits until a path answers 200, or the process has ended.
+func (p *Process) ready(ctx context.Context, path string, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	for {
+		if !p.running() {
+			return fmt.Errorf("it ended before it answered %s", path)
+		}
+		resp, err := client.Get(p.Base + path)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+			return fmt.Errorf("it did not answer %s within %v", path, within)
+		}
+	}
+}
