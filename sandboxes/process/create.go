@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -110,7 +111,7 @@ func (d *Driver) launch(ctx context.Context, id string, lock *os.File) error {
 	defer report.Close()
 	cmd := exec.Command(d.opts.Supervisor, SupervisorCommand, d.box(id).dir)
 	cmd.Dir = d.box(id).dir
-	cmd.Env = append(harmless(d.opts.Env), marker+"="+id)
+	cmd.Env = append(slices.Clone(d.opts.Env), marker+"="+id)
 	cmd.ExtraFiles = []*os.File{reportFD - 3: theirs, lockFD - 3: lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
@@ -161,18 +162,26 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 }
 
 // askToEnd gives the agent time to end its kernel, which may have files to
-// flush. What comes of it does not matter: the rest is killed.
+// flush, and then gives its supervisor time to kill and reap what is left. What
+// comes of it does not matter: remove kills whoever still runs.
 func (d *Driver) askToEnd(ctx context.Context, id string) {
 	procs, err := d.box(id).processes()
-	if err != nil {
+	if err != nil || procs.Supervisor.Signal(unix.SIGTERM) != nil {
 		return
 	}
-	if err := procs.Supervisor.Signal(unix.SIGTERM); err != nil {
+	if waitAtMost(ctx, procs.Supervisor, d.opts.Grace) == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.opts.Grace)
+	d.opts.Log.Warn("agent does not end and is killed", "sandbox", id)
+	if procs.Agent.Signal(unix.SIGKILL) == nil {
+		_ = waitAtMost(ctx, procs.Supervisor, lingering)
+	}
+}
+
+func waitAtMost(ctx context.Context, p hostproc.ID, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	_ = procs.Supervisor.Wait(ctx)
+	return p.Wait(ctx)
 }
 
 // remove kills what runs of a sandbox whose lock is held, and removes it.

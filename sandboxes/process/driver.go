@@ -17,8 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +48,8 @@ type Options struct {
 	// means this host's Jupyter search path.
 	KernelPath []string
 	// Env is the environment of agents and kernels, as "NAME=value". Nil means
-	// that of this process without what may hold the gateway's own secrets.
+	// that of this process. What may hold the gateway's own secrets is left out,
+	// and PATH begins with the Pythons that KernelPath belongs to.
 	Env []string
 	// Grace is how long Destroy lets an agent end its kernel in an orderly way.
 	// Zero means 8 s, which is more than a kernel is given by the agent.
@@ -98,11 +97,12 @@ func (o *Options) complete() error {
 		o.Grace = 8 * time.Second
 	}
 	if o.Env == nil {
-		o.Env = harmless(os.Environ())
+		o.Env = os.Environ()
 	}
 	if len(o.KernelPath) == 0 {
 		o.KernelPath = kernelspec.HostPath(os.Getenv)
 	}
+	o.Env = withPythons(harmless(o.Env), o.KernelPath)
 	agent, err := exec.LookPath(o.AgentPath)
 	if err != nil {
 		return fmt.Errorf("no agent at %q: build it with make build, or say where it is: %w", o.AgentPath, err)
@@ -116,18 +116,6 @@ func (o *Options) complete() error {
 		return fmt.Errorf("cannot make the state directory: %w", err)
 	}
 	return nil
-}
-
-// harmless leaves out what configures the gateway, its tokens among it.
-func harmless(env []string) []string {
-	return slices.DeleteFunc(slices.Clone(env), func(v string) bool {
-		name, _, _ := strings.Cut(v, "=")
-		return strings.HasPrefix(name, "KERNELGW_") ||
-			strings.HasPrefix(name, "JUPYTERHUB_") ||
-			strings.HasPrefix(name, "JPY_") ||
-			strings.HasPrefix(name, "JUPYTER_") && strings.HasSuffix(name, "TOKEN") ||
-			strings.HasPrefix(name, "JUPYTER_") && strings.HasSuffix(name, "PASSWORD")
-	})
 }
 
 // Name implements sandboxes.Driver.

@@ -89,6 +89,19 @@ func killAgent(t *testing.T, _ sandboxes.Driver, sb sandboxes.Sandbox) {
 
 func agentPID(t *testing.T, dir string) int {
 	t.Helper()
+	_, agent := recorded(t, dir)
+	return agent
+}
+
+func supervisorPID(t *testing.T, dir string) int {
+	t.Helper()
+	supervisor, _ := recorded(t, dir)
+	return supervisor
+}
+
+// recorded returns the pids that the driver keeps of a sandbox.
+func recorded(t *testing.T, dir string) (supervisor, agent int) {
+	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, "processes.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +110,7 @@ func agentPID(t *testing.T, dir string) int {
 	if err := json.Unmarshal(data, &p); err != nil {
 		t.Fatal(err)
 	}
-	return p.Agent.PID
+	return p.Supervisor.PID, p.Agent.PID
 }
 
 func TestDriverKeepsTheContract(t *testing.T) {

@@ -160,4 +160,11 @@ func (s *supervisor) killAll() {
 	if self, err := hostproc.Identify(os.Getpid()); err == nil {
 		_ = hostproc.KillAll(ctx, hostproc.Descendants(self))
 	}
+	// Reaped here, since not every host has an init that does.
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if pid <= 0 && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -227,6 +228,15 @@ func (b *bench) answers(sb sandboxes.Sandbox) *client {
 	b.Helper()
 	c := newClient(b.T, sb)
 	ctx, cancel := context.WithTimeout(b.ctx, b.h.StartTimeout)
+	defer cancel()
+	// A sandbox that ends will never answer.
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if _, err := b.d.Wait(ctx, sb.Spec.ID); err == nil {
+			cancel()
+		}
+	})
 	defer cancel()
 	if err := c.waitListening(ctx); err != nil {
 		exit, waitErr := b.wait(sb.Spec.ID, time.Millisecond)
