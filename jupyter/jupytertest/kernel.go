@@ -3,6 +3,9 @@
 // execute_request tells it to, good or bad (see Commands). It runs in the test's
 // process (Start) or as a kernel process of its own (Build, main package
 // fakekernel).
+//
+// Unlike a real kernel it loses nothing when a subscriber does not read: it
+// waits. So a message that a test misses was lost by what stands in front.
 package jupytertest
 
 import (
@@ -34,9 +37,11 @@ type Kernel struct {
 	input                              chan request  // input_reply
 	stop                               chan struct{} // closed when the kernel is to exit
 	stopOnce                           sync.Once
-	count                              atomic.Uint64 // message ids given out
-	received                           atomic.Uint64 // execute requests received
-	rejected                           atomic.Uint64 // messages with a wrong signature
+	alive                              context.Context    // of all cells, ends when the sockets are closed
+	end                                context.CancelFunc // ends alive
+	count                              atomic.Uint64      // message ids given out
+	received                           atomic.Uint64      // execute requests received
+	rejected                           atomic.Uint64      // messages with a wrong signature
 
 	// owned by the executor
 	executions int
@@ -64,6 +69,7 @@ func New(info *jupyter.ConnectionInfo) (*Kernel, error) {
 		input:    make(chan request, 10),
 		stop:     make(chan struct{}),
 	}
+	k.alive, k.end = context.WithCancel(context.Background())
 	for _, s := range []struct {
 		socket  **socket
 		port    *int
@@ -111,7 +117,7 @@ func (k *Kernel) Run(ctx context.Context) int {
 	for _, s := range k.sockets() { // first, so that a cell that dies says no more
 		s.close()
 	}
-	k.Interrupt()
+	k.end()
 	group.Wait()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -126,6 +132,7 @@ func (k *Kernel) Close() {
 			s.close()
 		}
 	}
+	k.end()
 }
 
 // Interrupt ends the running cell with a KeyboardInterrupt.

@@ -52,7 +52,7 @@ func dial(t *testing.T, info jupyter.ConnectionInfo) *client {
 	return c
 }
 
-func (c *client) request(t *testing.T, channel jupyter.Channel, msgType string, content any) *jupyter.Message {
+func (c *client) request(t testing.TB, channel jupyter.Channel, msgType string, content any) *jupyter.Message {
 	t.Helper()
 	m, err := jupyter.NewMessage(channel, msgType, "client", content)
 	if err != nil {
@@ -64,7 +64,7 @@ func (c *client) request(t *testing.T, channel jupyter.Channel, msgType string, 
 	return m
 }
 
-func (c *client) run(t *testing.T, code string) {
+func (c *client) run(t testing.TB, code string) {
 	t.Helper()
 	c.request(t, jupyter.Shell, "execute_request", map[string]any{"code": code, "allow_stdin": true})
 }

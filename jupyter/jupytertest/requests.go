@@ -117,7 +117,7 @@ func (k *Kernel) serveExecute(r *request) {
 	if strings.TrimSpace(content.Code) == "never answer" {
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(k.alive)
 	defer cancel()
 	k.mu.Lock()
 	k.interrupt = cancel

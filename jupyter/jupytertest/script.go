@@ -92,7 +92,7 @@ func (k *Kernel) command(ctx context.Context, r *request, verb, rest string) err
 		return pause(ctx, time.Duration(n[0])*time.Millisecond)
 	case "die":
 		k.exit(n[0])
-		<-ctx.Done() // Run interrupts; nothing more is sent
+		<-ctx.Done() // the sockets are closed: nothing more is sent
 		return errInterrupted
 	default:
 		return k.misbehave(r, verb, n)
@@ -136,6 +136,7 @@ func claim(size uint64) []byte { return binary.BigEndian.AppendUint64([]byte{2},
 func (k *Kernel) print(ctx context.Context, r *request, n, size int, every time.Duration) error {
 	filler := bytes.Repeat([]byte("x"), max(size, 1))
 	topic := k.topic("stream")
+	signer := jupyter.NewSigner(k.key)
 	for i := 0; i != n; i++ {
 		if ctx.Err() != nil {
 			return errInterrupted
@@ -149,7 +150,7 @@ func (k *Kernel) print(ctx context.Context, r *request, n, size int, every time.
 		m := &jupyter.Message{
 			Channel: jupyter.IOPub, Header: k.header("stream"), ParentHeader: r.Header, Metadata: []byte("{}"), Content: content,
 		}
-		k.iopub.publish(k.wire(topic, m), every > 0)
+		k.iopub.publish(k.wireSigned(topic, m, string(signer.Sign(m))), every > 0)
 		if every > 0 {
 			if err := pause(ctx, every); err != nil {
 				return err
