@@ -50,7 +50,7 @@ func New(o Options) (*Agent, error) {
 	return &Agent{
 		opts:     o,
 		hub:      newHub(&o, news.changed),
-		procs:    procs{ownsDescendants: o.OwnsDescendants},
+		procs:    procs{ownsDescendants: o.OwnsDescendants, user: o.User},
 		reaper:   newReaper(),
 		commands: make(chan command),
 		exceeded: make(chan string),
@@ -97,6 +97,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	cancel()
 	helpers.Wait()
+	if a.opts.OwnsDescendants {
+		a.reaper.drain(closeTime)
+	}
 	if err == nil {
 		err = <-served
 	}

@@ -80,7 +80,8 @@ func (b *syncBuffer) String() string {
 // running is an agent that runs in this process.
 type running struct {
 	t     testing.TB
-	agent *Agent
+	agent *Agent // nil when it is another process
+	now   func() agentapi.Status
 	path  string
 	http  *http.Client
 	log   *syncBuffer
@@ -116,6 +117,7 @@ func start(t testing.TB, change func(*Options)) *running {
 	if r.agent, err = New(o); err != nil {
 		t.Fatal(err)
 	}
+	r.now = r.agent.Status
 	r.http = &http.Client{Transport: &http.Transport{DialContext: r.dialContext}}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
@@ -175,7 +177,7 @@ func (r *running) status(what string, want func(agentapi.Status) bool) agentapi.
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		s := r.agent.Status()
+		s := r.now()
 		if want(s) {
 			return s
 		}

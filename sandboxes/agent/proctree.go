@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -14,6 +15,8 @@ type procs struct {
 	// ownsDescendants: every descendant of this process is the kernel's.
 	// Otherwise only the kernel's process group, session and descendants are.
 	ownsDescendants bool
+	// user is the kernel's alone; nil when it shares the agent's.
+	user *User
 }
 
 // procStat is what is used of /proc/PID/stat.
@@ -119,32 +122,77 @@ func descends(parent map[int]int, pid, root int) bool {
 	return false
 }
 
-// kill ends every process of the kernel and returns when none is left, or
-// after patience. Processes that fork while they are killed are stopped first:
-// what is stopped does not fork, so each pass leaves fewer.
+// kill ends every process of the kernel and returns true when none is left,
+// false when some are after patience.
 func (p procs) kill(kernel int, patience time.Duration) bool {
-	deadline := time.Now().Add(patience)
 	pause := time.Millisecond
-	for {
-		found := p.list(kernel)
+	for deadline := time.Now().Add(patience); ; {
+		if p.user != nil {
+			killAllOf(*p.user)
+		}
+		found := p.stopAll(kernel)
 		if len(found) == 0 {
 			return true
 		}
-		if len(found) > 1 {
-			for _, s := range found {
-				_ = unix.Kill(s.pid, unix.SIGSTOP) // gone is as good as stopped
-			}
-			found = p.list(kernel)
-		}
-		for _, s := range found {
-			_ = unix.Kill(s.pid, unix.SIGKILL) // gone is what is wanted
-		}
 		if time.Now().After(deadline) {
-			return len(p.list(kernel)) == 0
+			return false
+		}
+		for pid := range found {
+			_ = unix.Kill(pid, unix.SIGKILL) // gone is what is wanted
 		}
 		time.Sleep(pause) // the killed need a moment to be gone
 		pause = min(2*pause, 20*time.Millisecond)
 	}
+}
+
+// stopAll stops every process of the kernel and returns them. What is told to
+// stop does not fork any more, so each round finds only what was born during
+// the one before. Killing at once would make room for new ones instead.
+func (p procs) stopAll(kernel int) map[int]bool {
+	stopped := make(map[int]bool)
+	for range 1000 {
+		found := p.list(kernel)
+		news := false
+		for _, s := range found {
+			if !stopped[s.pid] {
+				news = true
+				stopped[s.pid] = true
+				_ = unix.Kill(s.pid, unix.SIGSTOP) // gone is as good as stopped
+			}
+		}
+		if !news {
+			break
+		}
+		if len(found) == 1 {
+			break // it alone would be stopped only to be killed
+		}
+	}
+	return stopped
+}
+
+// killAllOf kills every process of a user, at one instant: the system holds up
+// forks meanwhile. The user is the kernel's alone.
+func killAllOf(u User) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Linux has user ids by thread. This one becomes the user's, which takes
+		// the right to kill others from it, and ends with the goroutine.
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread would stay, and be the process to the others.
+			// While it is held here the next goroutine gets another.
+			killAllOf(u)
+			runtime.UnlockOSThread()
+			return
+		}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.UID), uintptr(u.UID), uintptr(u.UID)); errno != 0 {
+			runtime.UnlockOSThread()
+			return // not root: then there are no other users either
+		}
+		_ = unix.Kill(-1, unix.SIGKILL) // nobody there is what is wanted
+	}()
+	<-done
 }
 
 // usage sums up processes.

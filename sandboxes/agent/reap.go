@@ -60,6 +60,19 @@ func (r *reaper) run(ctx context.Context) {
 	}
 }
 
+// drain collects the orphans that are still dying, for some time. It is for the
+// end, when whoever adopts them might not.
+func (r *reaper) drain(patience time.Duration) {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if !r.reapOne() {
+			if err := waitable(nil); err == unix.ECHILD {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
 // reapOne collects one orphan and reports whether there may be another.
 func (r *reaper) reapOne() bool {
 	r.mu.Lock()
@@ -67,16 +80,25 @@ func (r *reaper) reapOne() bool {
 	var info unix.Siginfo
 	// Look first: waiting for any child would take the exit status of the
 	// kernel from the one who waits for it.
-	err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-	if err == unix.EINTR {
-		return true
-	}
-	pid := siginfoPid(&info)
-	if err != nil || pid == 0 || r.mine[pid] {
+	if waitable(&info) != nil {
 		return false
 	}
-	_, err = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	pid := siginfoPid(&info)
+	if pid == 0 || r.mine[pid] {
+		return false
+	}
+	_, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
 	return err == nil
+}
+
+// waitable looks for a dead child and leaves it.
+func waitable(info *unix.Siginfo) error {
+	for {
+		err := unix.Waitid(unix.P_ALL, 0, info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // siginfoPid is the si_pid that waitid filled in, 0 when there was no child. In
