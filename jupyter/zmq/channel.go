@@ -101,6 +101,10 @@ func connect(ctx context.Context, network, address string) (net.Conn, error) {
 }
 
 func notBoundYet(err error) bool {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return true // ctx's deadline, which the dialer notices before ctx does
+	}
 	for _, e := range []error{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EAGAIN, syscall.ECONNRESET} {
 		if errors.Is(err, e) {
 			return true
