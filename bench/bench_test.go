@@ -3,10 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // v1 is a message as a server sends it.
@@ -64,6 +69,47 @@ func TestFiguresAreMediansWithTheirRangeAndVerdict(t *testing.T) {
 	}
 	if strings.Contains(page, agentCPU.name) {
 		t.Error("the page has a line without a figure")
+	}
+}
+
+// A kernel whose iopub queue overflows drops messages, idle among them.
+func TestCellWithoutIdleEndsWhenItIsQuiet(t *testing.T) {
+	kernel := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		_, b, err := c.ReadMessage()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		request, err := parse(b)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, reply := range [][]byte{
+			v1("iopub", `{"msg_type":"stream"}`, string(request.header), "{}", `{"text":"0 x"}`),
+			v1("shell", `{"msg_type":"execute_reply"}`, string(request.header), "{}", `{"status":"ok"}`),
+		} {
+			if err := c.WriteMessage(websocket.BinaryMessage, reply); err != nil {
+				t.Error(err)
+			}
+		}
+		_, _, _ = c.ReadMessage() // until the client closes
+	}))
+	defer kernel.Close()
+	ws, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(kernel.URL, "http"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	got := 0
+	c := &client{ws: ws, quiet: 50 * time.Millisecond}
+	if err := c.execute("print 2 100", func([]byte) { got++ }); !errors.Is(err, errIdleLost) || got != 1 {
+		t.Errorf("%v after %d messages", err, got)
 	}
 }
 

@@ -77,13 +77,14 @@ func (s *server) deleteKernel(ctx context.Context, id string) error {
 type client struct {
 	ws      *websocket.Conn
 	session string
+	quiet   time.Duration // how long a cell that was answered waits for its next message
 }
 
 // connect opens a kernel WebSocket. A quick client acknowledges what it gets at
 // once instead of with up to 40 ms of delay, which an ordinary client pays for
 // a server that does not set TCP_NODELAY.
 func (s *server) connect(ctx context.Context, kernel string, quick bool) (*client, error) {
-	c := &client{session: uuid.NewString()}
+	c := &client{session: uuid.NewString(), quiet: 15 * time.Second}
 	u := s.base.JoinPath("api/kernels", kernel, "channels")
 	u.Scheme = "ws"
 	u.RawQuery = "session_id=" + c.session
@@ -209,8 +210,13 @@ func (c *client) ready() error {
 	}
 }
 
+// errIdleLost says that a cell was answered but its idle status never came: a
+// kernel drops iopub messages when its server reads them too slowly.
+var errIdleLost = errors.New("the idle status of a cell was lost")
+
 // execute runs code and gives each of its stream messages to onStream. It
-// returns when the reply and the idle status are there.
+// returns when the reply and the idle status are there. After errIdleLost the
+// client is of no use any more.
 func (c *client) execute(code string, onStream func(content []byte)) error {
 	_ = c.ws.SetReadDeadline(time.Now().Add(patience))
 	sent, err := c.send("execute_request", map[string]any{
@@ -221,7 +227,13 @@ func (c *client) execute(code string, onStream func(content []byte)) error {
 	}
 	id := []byte(sent)
 	for replied, idle := false, false; !replied || !idle; {
+		if replied {
+			_ = c.ws.SetReadDeadline(time.Now().Add(c.quiet))
+		}
 		m, err := c.next()
+		if timeout := net.Error(nil); replied && errors.As(err, &timeout) && timeout.Timeout() {
+			return errIdleLost
+		}
 		if err != nil {
 			return fmt.Errorf("the cell did not end: %w", err)
 		}

@@ -175,7 +175,9 @@ func (s subject) throughput(ctx context.Context, srv *server, kernel string, p p
 			next = i + 1
 		}
 	})
-	if err != nil {
+	if errors.Is(err, errIdleLost) {
+		out.remark(s, err.Error())
+	} else if err != nil {
 		return err
 	}
 	after, err := cpu(gateway)
