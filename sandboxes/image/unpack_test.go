@@ -365,8 +365,14 @@ func TestOpaqueWhiteoutKeepsItsOwnLayer(t *testing.T) {
 
 func TestAttackWhiteoutOutside(t *testing.T) {
 	for _, e := range []entry{
-		{name: "../outside/.wh.victim"}, {name: ".wh..."}, {name: ".wh.."}, {name: ".wh."}, {name: "out/.wh.victim"},
-		{name: "up/.wh.outside"}, {name: "out/.wh..wh..opq"}, {name: "up/.wh..wh..opq"},
+		{name: "../outside/.wh.victim"},
+		{name: ".wh..."},
+		{name: ".wh.."},
+		{name: ".wh."},
+		{name: "out/.wh.victim"},
+		{name: "up/.wh.outside"},
+		{name: "out/.wh..wh..opq"},
+		{name: "up/.wh..wh..opq"},
 	} {
 		a := newArena(t)
 		a.mustUnpack(t,
