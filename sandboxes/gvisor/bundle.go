@@ -137,12 +137,14 @@ func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
 		"--file-access=exclusive",       // nobody else writes to an image
 		"--allow-rootfs-tar-annotation", // layerAnnotation; annotations are all ours
 	)
-	p := plan{Memory: limits.MemoryBytes}
+	// Half of the overhead, so that the watch, which can say why, comes after the
+	// agent and before the control group, which may kill no more than one of the
+	// sentry's helpers.
+	p := plan{Memory: limits.MemoryBytes, MemoryCap: limits.MemoryBytes + sandboxOverhead/2}
 	if d.limited {
 		p.Cgroup = cgroupName(id)
 	} else {
 		flags = append(flags, "--ignore-cgroups")
-		p.MemoryCap = limits.MemoryBytes + limits.MemoryBytes/8
 	}
 	p.Runsc = append(append([]string{d.opts.Runsc}, flags...),
 		"run", "--detach", "--bundle", filepath.Join(dir, bundleName), "--pid-file", filepath.Join(dir, pidName), "s")

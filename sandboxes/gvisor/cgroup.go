@@ -101,6 +101,16 @@ func (g cgroups) usable() error {
 	return nil
 }
 
+// killTogether makes the kernel end all of the group's processes when it ends
+// one for memory: the sentry cannot do without its helpers, and would blame
+// the program inside. Version 1 has no such thing.
+func (g cgroups) killTogether(name string) {
+	if g.mode() == "v2" {
+		// An older kernel without it kills one, which is no worse than version 1.
+		_ = os.WriteFile(filepath.Join(g.v2, name, "memory.oom.group"), []byte("1"), 0)
+	}
+}
+
 // oomKills returns how many processes of the group were killed for memory.
 func (g cgroups) oomKills(name string) int64 {
 	var file string

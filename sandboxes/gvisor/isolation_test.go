@@ -173,7 +173,7 @@ func TestAllocationWithoutEndEndsItsSandboxOnly(t *testing.T) {
 	hurt(t, sandboxes.Resources{MemoryBytes: 512 << 20}, func(b box) {
 		_, _ = b.post(t.Context(), "/attack", []string{"allocate"}) // the connection breaks
 		exit := b.end()
-		if exit.Code != 137 || exit.Reason != "killed: memory limit 512.0 MiB" {
+		if exit.Code != 137 || exit.Reason != "killed: memory limit 512 MiB" {
 			t.Errorf("Exit is %+v, want 137 and the memory limit", exit)
 		}
 	})

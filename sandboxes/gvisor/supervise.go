@@ -24,9 +24,9 @@ type plan struct {
 	Runsc  []string `json:"runsc"`            // command, run in the sandbox's directory
 	Cgroup string   `json:"cgroup,omitempty"` // name of the control group, "" for none
 	Memory int64    `json:"memory"`           // the limit as the user knows it
-	// MemoryCap is what the sandbox's memory is held to by the supervisor.
-	// Zero when the control group does it.
-	MemoryCap int64 `json:"memory_cap,omitempty"`
+	// MemoryCap is what the memory of all processes inside is held to by the
+	// supervisor.
+	MemoryCap int64 `json:"memory_cap"`
 }
 
 // report is what a supervisor says on its standard output, once.
@@ -115,6 +115,9 @@ func (s *supervisor) start() error {
 		s.killChildren()
 		s.log.join()
 		return fmt.Errorf("runsc: %w: %s", err, s.log.tail())
+	}
+	if s.plan.Cgroup != "" {
+		s.groups.killTogether(s.plan.Cgroup)
 	}
 	if err := s.recordProcesses(); err != nil {
 		s.killChildren()
@@ -255,8 +258,8 @@ func formatBytes(n int64) string {
 		size /= 1024
 		unit++
 	}
-	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
+	if unit < 3 {
+		return fmt.Sprintf("%.0f %s", size, units[unit])
 	}
 	return fmt.Sprintf("%.1f %s", size, units[unit])
 }

@@ -21,12 +21,11 @@ const (
 	controlLimit
 )
 
-// watch kills a sentry that takes more of the host than it may, where nothing
-// else holds it.
+// watch kills a sentry that takes more of the host than it may.
 type watch struct {
 	// set at construction
 	sentry    process
-	memoryCap int64  // zero: a control group holds it
+	memoryCap int64
 	control   string // the host's side of AgentDir
 
 	ended  chan struct{} // closed by stop
@@ -67,19 +66,17 @@ func (w *watch) run() {
 		case <-next.C:
 		}
 		wait := checkEvery
-		if w.memoryCap > 0 {
-			if memory == "" {
-				memory = sentryMemory(w.sentry.PID)
+		if memory == "" {
+			memory = sentryMemory(w.sentry.PID)
+		}
+		var stat unix.Stat_t
+		if memory != "" && unix.Stat(memory, &stat) == nil {
+			free := w.memoryCap - stat.Blocks*512
+			if free < 0 {
+				w.kill(memoryLimit)
+				return
 			}
-			var stat unix.Stat_t
-			if memory != "" && unix.Stat(memory, &stat) == nil {
-				free := w.memoryCap - stat.Blocks*512
-				if free < 0 {
-					w.kill(memoryLimit)
-					return
-				}
-				wait = untilMemoryCheck(free)
-			}
+			wait = untilMemoryCheck(free)
 		}
 		if time.Since(controlChecked) >= checkEvery {
 			if overfull(w.control) {
