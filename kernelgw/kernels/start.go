@@ -276,9 +276,10 @@ func (m *Manager) Shutdown(ctx context.Context, workspace, id string) error {
 	return nil
 }
 
-// Connect finds the agent for a client's WebSocket. It waits for the agent to
-// listen until ctx ends, then returns ErrNotReady; ErrDead when there is no
-// kernel process to talk to.
+// Connect finds the agent for a client's WebSocket. It waits for the kernel to
+// answer until ctx ends, then returns ErrNotReady: nbclient gives up a second
+// after its upgrade when nothing comes. ErrDead when there is no kernel process
+// to talk to.
 func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -292,7 +293,7 @@ func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection
 			return Connection{}, fmt.Errorf("%w: %s", ErrNotFound, id)
 		case k.dead():
 			return Connection{}, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
-		case k.agent != nil:
+		case k.agent != nil && k.status.Ready:
 			k.connections++
 			m.o.Metrics.Sockets.Inc()
 			return Connection{
