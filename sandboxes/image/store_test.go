@@ -105,7 +105,7 @@ func TestResolveAfterPut(t *testing.T) {
 
 func TestResolveOfAMissingImageSaysHowToGetIt(t *testing.T) {
 	s := newStore(t)
-	for ref, remedy := range map[string]string{"": "make image", "quay.io/x/y:z": "kernelgw image pull quay.io/x/y:z", "Not A Ref": "Not A Ref"} {
+	for ref, remedy := range map[string]string{"": "make image", "registry.example/x/y:z": "kernelgw image pull registry.example/x/y:z", "Not A Ref": "Not A Ref"} {
 		_, err := s.Resolve(t.Context(), ref)
 		if !errors.Is(err, sandboxes.ErrNotFound) || !strings.Contains(err.Error(), remedy) || !strings.Contains(err.Error(), s.Dir()) {
 			t.Errorf("Resolve(%q) = %v, want ErrNotFound with %q", ref, err, remedy)
