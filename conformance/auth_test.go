@@ -18,7 +18,7 @@ var authChecks = []check{
 	{name: "SocketWithoutCredentialsIs403BeforeUpgrade", run: socketWithoutCredentials},
 	{name: "SocketOfUnknownKernelIs404BeforeUpgrade", run: socketOfUnknownKernel},
 	{name: "SocketTellsAStrangerNothingOfKernels", run: socketTellsNothing},
-	{name: "TokenSetsALoginCookieThatWorks", run: loginCookieWorks},
+	{name: "TokenOnAPageSetsALoginCookie", run: loginCookieWorks},
 	{name: "CookieNeedsXSRFForWrites", run: cookieNeedsXSRF},
 	{name: "LoginByForm", run: loginByForm},
 	{name: "LoginRefusesAWrongPassword", run: loginWrongPassword},
@@ -116,12 +116,13 @@ func socketTellsNothing(t testing.TB, s *target) {
 	}
 }
 
-// login returns the cookies that a request with the token sets.
+// login returns the cookies that a browser has after it opened the URL with
+// the token that the server printed.
 func login(t testing.TB, s *target) []*http.Cookie {
 	t.Helper()
-	cookies := s.Do(t, "GET", "api/me?token="+s.Token, nil, probe.Anonymous).Want(t, 200).Cookies()
+	cookies := s.Do(t, "GET", "?token="+s.Token, nil, probe.Anonymous).Want(t, 200, 302).Cookies()
 	if len(cookies) == 0 {
-		t.Fatal("a request with the token set no cookie: JupyterLab's sockets and images need one")
+		t.Fatal("a page opened with the token set no cookie: JupyterLab's sockets and images need one")
 	}
 	return cookies
 }

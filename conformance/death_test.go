@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -42,19 +43,34 @@ func killedKernelRestarts(t testing.TB, s *target) {
 }
 
 func deadAfterFiveRestarts(t testing.TB, s *target) {
-	k := s.StartKernel(t)
-	session := probe.ID()
-	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
-	for i := range 5 {
-		w.Start(t, kill)
-		w.Wait(t, 20*time.Second, "restarting", state("restarting"))
-		w.Close()
-		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
-		w.Run(t, "1")
-		t.Logf("restart %d", i+1)
+	// A kernel that cannot start again: its working directory, which it shares
+	// with no other, shadows the module that starts it. In a sandbox of its own
+	// that is the home directory; elsewhere one is made for it first.
+	dir := "dies-" + probe.ID()
+	s.Dial(t, s.sharedKernel(t), probe.Dialing{}).Run(t, fmt.Sprintf("import os; os.makedirs(%q)", dir))
+	var k probe.Kernel
+	s.Do(t, "POST", "api/kernels", map[string]any{"path": dir}).Want(t, 201).Decode(t, &k)
+	s.Adopt(t, k.ID)
+	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
+	out := w.Run(t, fmt.Sprintf(`import os, signal
+alone = os.getcwd().endswith(%q) or os.getppid() == 1
+if alone:
+    open("ipykernel_launcher.py", "w").write("raise SystemExit(3)")
+print(alone)`, dir)).Stdout
+	if out != "True\n" {
+		t.Fatalf("the kernel is not in its own directory: %q", out)
 	}
-	w.Start(t, kill)
-	w.Wait(t, 20*time.Second, "dead", state("dead"))
+	w.Start(t, "os.kill(os.getpid(), signal.SIGKILL)")
+	restarts := 0
+	w.Wait(t, 40*time.Second, "dead", func(m probe.Message) bool {
+		if m.State() == "restarting" {
+			restarts++
+		}
+		return m.State() == "dead"
+	})
+	if restarts != 5 {
+		t.Errorf("dead after %d restarts, want 5", restarts)
+	}
 	if s.stock {
 		s.Do(t, "GET", "api/kernels/"+k.ID, nil).Want(t, 200, 404) // it may forget the kernel
 		return

@@ -26,6 +26,10 @@ var kernelChecks = []check{
 		extension: &extension{because: "it answers 500", fails: "answered 500"},
 	},
 	{name: "ClientMayChooseTheKernelID", run: clientChoosesKernelID},
+	{
+		name: "MalformedKernelIDIs400", run: malformedKernelID,
+		extension: &extension{because: "it answers 500", fails: "answered 500"},
+	},
 	{name: "KernelListIsCompleteAtOnce", run: kernelListComplete},
 	{name: "UnknownKernelIs404", run: unknownKernel},
 	{
@@ -175,7 +179,12 @@ func clientChoosesKernelID(t testing.TB, s *target) {
 			s.Adopt(t, k.ID)
 		}
 	}
-	s.Do(t, "POST", "api/kernels", `{"kernel_id":"../../etc"}`).Want(t, 400)
+}
+
+func malformedKernelID(t testing.TB, s *target) {
+	for _, id := range []string{"../../etc", "x", "a b", "$(id)", strings.Repeat("a", 5000)} {
+		s.Do(t, "POST", "api/kernels", map[string]string{"kernel_id": id}).Want(t, 400)
+	}
 }
 
 func kernelListComplete(t testing.TB, s *target) {

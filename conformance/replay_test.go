@@ -31,10 +31,12 @@ func outputWhileAwayIsReplayed(t testing.TB, s *target) {
 		session := probe.ID()
 		w := s.Dial(t, k.ID, probe.Dialing{Session: session, Legacy: legacy})
 		w.Run(t, "import time")
-		id := w.Start(t, "time.sleep(1)\nfor i in range(100):\n    print(i)\nprint('end')")
+		id := w.Start(t, "time.sleep(1.5)\nfor i in range(100):\n    print(i)\nprint('end')")
 		w.Wait(t, probe.Patience, "the cell to begin", func(m probe.Message) bool { return m.Header.MsgType == "execute_input" })
 		w.Close()
-		eventually(t, s, k.ID, "busy and without sockets", 900*time.Millisecond, func(k probe.Kernel) bool { return *k.Connections == 0 })
+		eventually(t, s, k.ID, "busy and without sockets", 1400*time.Millisecond, func(k probe.Kernel) bool {
+			return *k.Connections == 0 && k.ExecutionState == "busy"
+		})
 		eventually(t, s, k.ID, "done", 10*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session, Legacy: legacy})
 		out := w.Finish(t, id, probe.Patience).Stdout
@@ -49,9 +51,10 @@ func replyWhileAwayIsReplayed(t testing.TB, s *target) {
 	session := probe.ID()
 	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
 	w.Run(t, "import time")
-	id := w.Start(t, "time.sleep(1); 1/0")
+	id := w.Start(t, "time.sleep(1.5); 1/0")
 	w.Wait(t, probe.Patience, "the cell to begin", func(m probe.Message) bool { return m.Header.MsgType == "execute_input" })
 	w.Drop()
+	eventually(t, s, k.ID, "busy", time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
 	eventually(t, s, k.ID, "done", 10*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 	r := s.Dial(t, k.ID, probe.Dialing{Session: session}).Finish(t, id, 10*time.Second)
 	if r.Reply.Field("ename") != "ZeroDivisionError" {
@@ -63,9 +66,10 @@ func anotherSessionGetsNoReplay(t testing.TB, s *target) {
 	k := s.StartKernel(t)
 	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
 	w.Run(t, "import time")
-	id := w.Start(t, "time.sleep(0.5); print('missed')")
+	id := w.Start(t, "time.sleep(1.5); print('missed')")
 	w.Wait(t, probe.Patience, "the cell to begin", func(m probe.Message) bool { return m.Header.MsgType == "execute_input" })
 	w.Close()
+	eventually(t, s, k.ID, "busy", time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
 	eventually(t, s, k.ID, "done", 10*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 	r := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()}).Run(t, "print('mine')")
 	for _, m := range r.Others {
@@ -120,10 +124,19 @@ type reader struct {
 // take reads until the cell has ended or n more messages of it have come.
 func (r *reader) take(t testing.TB, w *probe.Socket, n int) {
 	t.Helper()
+	if err := r.read(w, n); err != nil {
+		t.Fatalf("after %d lines: %v", strings.Count(r.out.String(), "\n"), err)
+	}
+}
+
+// rest takes what a broken socket had brought before it broke.
+func (r *reader) rest(w *probe.Socket) { _ = r.read(w, 1<<20) }
+
+func (r *reader) read(w *probe.Socket, n int) error {
 	for !r.idle && n > 0 {
 		m, err := w.TryNext(probe.Patience)
 		if err != nil {
-			t.Fatalf("after %d lines: %v", strings.Count(r.out.String(), "\n"), err)
+			return err
 		}
 		if m.Parent.MsgID != r.id || m.Channel != "iopub" {
 			continue
@@ -136,11 +149,12 @@ func (r *reader) take(t testing.TB, w *probe.Socket, n int) {
 			r.out.WriteString(m.Field("text"))
 		}
 	}
+	return nil
 }
 
 // lossless says what is wrong with the numbers below n when a break may have
-// delivered up to slack of them twice, but lost or misordered none.
-func lossless(out string, n, slack int) (problem string, duplicates int) {
+// delivered some of them twice, but lost or misordered none.
+func lossless(out string, n int) (problem string, duplicates int) {
 	next := 0
 	for _, field := range strings.Fields(out) {
 		var i int
@@ -171,10 +185,11 @@ func dropInFullFlow(t testing.TB, s *target) {
 	for range 5 {
 		r.take(t, w, 300)
 		w.Drop()
+		r.rest(w)
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
 	}
 	r.take(t, w, 1<<20)
-	problem, twice := lossless(r.out.String(), 3000, 0)
+	problem, twice := lossless(r.out.String(), 3000)
 	if problem != "" {
 		t.Error(problem)
 	}
@@ -190,9 +205,10 @@ func dropWhileAnotherWatches(t testing.TB, s *target) {
 	r := &reader{id: w.Start(t, printing)}
 	r.take(t, w, 500)
 	w.Close()
+	r.rest(w)
 	time.Sleep(300 * time.Millisecond) // output goes on meanwhile
 	r.take(t, s.Dial(t, k.ID, probe.Dialing{Session: session}), 1<<20)
-	problem, twice := lossless(r.out.String(), 3000, 0)
+	problem, twice := lossless(r.out.String(), 3000)
 	if problem != "" {
 		t.Error(problem)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -28,10 +27,6 @@ func Stock(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	root := filepath.Join(dir, "root")
-	if err := os.Mkdir(root, 0o755); err != nil {
-		return nil, err
-	}
 	p := &Process{
 		Server: probe.Server{Base: "http://127.0.0.1:" + strconv.Itoa(port) + "/", Token: probe.ID()},
 		Dir:    dir,
@@ -40,7 +35,7 @@ func Stock(ctx context.Context) (*Process, error) {
 		filepath.Join(venv, "bin", "python"), "-m", "jupyter_server",
 		"--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
 		"--ServerApp.port=" + strconv.Itoa(port), "--ServerApp.port_retries=0",
-		"--ServerApp.root_dir=" + root, "--IdentityProvider.token=" + p.Token,
+		"--ServerApp.root_dir=" + filepath.Join(dir, "home"), "--IdentityProvider.token=" + p.Token,
 	}
 	p.env = environ(dir, venv)
 	if _, err := p.spawn(); err != nil {
