@@ -45,6 +45,10 @@ func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.San
 	if root.UID == 0 {
 		return sandboxes.Sandbox{}, fmt.Errorf("%w: image %q would run kernels as root", sandboxes.ErrInvalid, spec.Image)
 	}
+	// runsc refuses to mount below a path that leads through a link.
+	if root.Dir, err = filepath.EvalSymlinks(root.Dir); err != nil {
+		return sandboxes.Sandbox{}, fmt.Errorf("image %q: %w", spec.Image, err)
+	}
 
 	dir := d.dir(spec.ID)
 	lock, err := d.reserve(ctx, dir)

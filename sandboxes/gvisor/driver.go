@@ -50,7 +50,7 @@ func New(opts Options) (*Driver, error) {
 	if opts.AgentPath, err = filepath.Abs(opts.AgentPath); err != nil {
 		return nil, fmt.Errorf("cannot use agent %s: %w", opts.AgentPath, err)
 	}
-	if _, err := os.Stat(opts.AgentPath); err != nil {
+	if opts.AgentPath, err = filepath.EvalSymlinks(opts.AgentPath); err != nil {
 		return nil, fmt.Errorf("cannot use the agent: %w", err)
 	}
 	if opts.Supervisor == "" {
@@ -65,6 +65,9 @@ func New(opts Options) (*Driver, error) {
 	opts.Defaults.DiskBytes = orDefault(opts.Defaults.DiskBytes, defaultDisk)
 	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the state directory: %w", err)
+	}
+	if opts.StateDir, err = filepath.EvalSymlinks(opts.StateDir); err != nil {
+		return nil, fmt.Errorf("cannot use the state directory: %w", err)
 	}
 
 	d := &Driver{opts: opts, rootless: rootless(), supervisors: map[string]*exec.Cmd{}}
