@@ -108,6 +108,15 @@ func KillAll(ctx context.Context, matchers ...Matcher) error {
 	if err != nil {
 		return fmt.Errorf("cannot tell this process's session: %w", err)
 	}
+	dying := map[int]uint64{} // pid to start time; a process that dies has lost its environment before it is dead
+	matchers = append(slices.Clone(matchers), func(table map[int]Process) (found []Process, sure bool) {
+		for pid, start := range dying {
+			if p, ok := table[pid]; ok && p.Start == start {
+				found = append(found, p)
+			}
+		}
+		return found, true
+	})
 	for unsure := 0; ; {
 		running, sure, err := look(matchers)
 		if err != nil {
@@ -122,6 +131,7 @@ func KillAll(ctx context.Context, matchers ...Matcher) error {
 			unsure++
 		}
 		for _, p := range running {
+			dying[p.PID] = p.Start
 			if err := p.kill(session); err != nil {
 				return fmt.Errorf("cannot kill process %d: %w", p.PID, err)
 			}

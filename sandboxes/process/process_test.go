@@ -44,11 +44,11 @@ func double(args []string) int {
 	listen := flags.String("listen", "", "")
 	flags.String("home", "", "")
 	flags.String("runtime-dir", "", "")
-	socket, ok := strings.CutPrefix(*listen, "unix:")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	if socket, ok = strings.CutPrefix(*listen, "unix:"); !ok {
+	socket, ok := strings.CutPrefix(*listen, "unix:")
+	if !ok {
 		fmt.Fprintf(os.Stderr, "double: cannot listen on %q\n", *listen)
 		return 2
 	}

@@ -59,6 +59,7 @@ type supervisor struct {
 	box   box
 	agent hostproc.ID
 	log   *boundedLog
+	terms chan os.Signal
 }
 
 // start starts the agent and records that.
@@ -80,6 +81,9 @@ func (s *supervisor) start() error {
 	// Taken, so that the agent starts with the default action: in a background
 	// job of a shell they are ignored, and a kernel could not be interrupted.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
+	// Before there is an agent, so that no SIGTERM ends this process instead.
+	s.terms = make(chan os.Signal, 1)
+	signal.Notify(s.terms, unix.SIGTERM)
 	if s.log, err = openLog(s.box.path(logName)); err != nil {
 		return err
 	}
@@ -109,10 +113,8 @@ func (s *supervisor) start() error {
 
 // run waits for the agent's end.
 func (s *supervisor) run() error {
-	terms := make(chan os.Signal, 1)
-	signal.Notify(terms, unix.SIGTERM)
 	go func() { // ends with the process
-		for range terms {
+		for range s.terms {
 			_ = s.agent.Signal(unix.SIGTERM) // when it is gone, so are we soon
 		}
 	}()

@@ -130,9 +130,10 @@ func testKilledDriver(b *bench) {
 // Driver may find the sandbox or not, but what it finds it can destroy, and
 // what it does not find is not there.
 func testKilledDuringCreate(b *bench) {
+	usual := b.createTime()
 	for range 6 {
 		spec := b.spec()
-		b.runChild(childOrder{StateDir: b.dir, Spec: spec, KillAfter: rand.N(80 * time.Millisecond)})
+		b.runChild(childOrder{StateDir: b.dir, Spec: spec, KillAfter: rand.N(usual)})
 		b.reopen()
 		list, err := b.d.List(b.ctx)
 		if err != nil {
