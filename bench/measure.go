@@ -295,9 +295,10 @@ func (s subject) idle(ctx context.Context, srv *server, kernel string, p plan, o
 		out.remark(s, fmt.Sprintf("accepted more idle WebSockets than it kept; one ended with %q", ends.Load()))
 	}
 	out.add(s, idleOpen, float64(held))
-	out.add(s, idleRSS, float64(after-before)/float64(held))
+	// What a server closed again may still have its memory.
+	out.add(s, idleRSS, float64(after-before)/float64(opened))
 	if len(agents) > 0 {
-		out.add(s, idleAgentRSS, float64(agentAfter-agentBefore)/float64(held))
+		out.add(s, idleAgentRSS, float64(agentAfter-agentBefore)/float64(opened))
 	}
 	return nil
 }
