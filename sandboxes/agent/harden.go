@@ -33,6 +33,11 @@ func Harden(dropCapabilities bool) error {
 		if err == unix.EINVAL { // past the last capability of this kernel
 			break
 		}
+		if err == unix.EPERM {
+			// Without CAP_SETPCAP. The kernel's user has none all the same: the
+			// change of user takes them, and nothing it executes gives any.
+			break
+		}
 		if err != nil {
 			return fmt.Errorf("cannot drop capability %d: %w", capability, err)
 		}

@@ -28,6 +28,8 @@ type hub struct {
 
 	session atomic.Pointer[string] // the kernel's own session id, as last seen
 
+	parent parentCache // owned by the caller of fromKernel
+
 	replayed, dropped, ignored atomic.Uint64
 
 	sockets atomic.Pointer[[]*socket] // replaced under mu, never changed
@@ -86,17 +88,45 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 	if kind == kindWelcome {
 		return true
 	}
-	h.track.iopub(kind, m)
-	if bytes.Equal(unquoted(jupyter.PeekRaw(m.ParentHeader, "session")), own) {
+	parent := h.parent.of(m.ParentHeader, own)
+	h.track.iopub(kind, m, parent.tracked)
+	if parent.ours {
 		return true
 	}
-	h.learnSession(m)
+	if kind == kindStatus {
+		h.learnSession(m)
+	}
 	e := entry(m, "", kind, h.legacy.Load() > 0)
 	h.events.Append(e)
 	h.wake()
 	h.pace.appended(h, e.Bytes+eventlog.Overhead)
 	return false
 }
+
+// parentCache remembers what the parent header of the last iopub message says:
+// output comes in long runs with one parent, byte by byte the same.
+type parentCache struct {
+	header  []byte
+	tracked bool // its messages say what users do
+	ours    bool // it is a request of the agent's own
+	known   bool
+}
+
+func (c *parentCache) of(header, own []byte) *parentCache {
+	if c.known && bytes.Equal(c.header, header) {
+		return c
+	}
+	c.header = append(c.header[:0], header...)
+	c.tracked = !untracked(jupyter.PeekRaw(header, "msg_type"))
+	c.ours = bytes.Equal(unquoted(jupyter.PeekRaw(header, "session")), own)
+	c.known = len(header) <= maxRememberedParent
+	if !c.known {
+		c.header = nil // do not keep what a kernel makes large
+	}
+	return c
+}
+
+const maxRememberedParent = 4 << 10
 
 // learnSession keeps the kernel's session id: messages that the agent makes up
 // carry it, because JupyterLab drops those of another session than the last.

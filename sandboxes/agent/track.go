@@ -49,9 +49,9 @@ func untracked(rawType []byte) bool {
 	return false
 }
 
-// iopub takes note of a message that the kernel published.
-func (t *tracker) iopub(kind kind, m *jupyter.Message) {
-	tracked := !untracked(jupyter.PeekRaw(m.ParentHeader, "msg_type"))
+// iopub takes note of a message that the kernel published. tracked says that
+// its parent is a request of a user.
+func (t *tracker) iopub(kind kind, m *jupyter.Message, tracked bool) {
 	if tracked || t.busy.Load() {
 		t.activity.Store(time.Now().UnixNano())
 	}
