@@ -13,7 +13,7 @@ help: ## show this list
 
 build: ## build bin/kernelgw and bin/kernelagent
 	@mkdir -p bin
-	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/kernelgw ./cmd/kernelagent
+	@go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/ ./cmd/kernelgw ./cmd/kernelagent
 
 $(TOOLS)/runsc: tools/gvisor/go.mod tools/gvisor/go.sum scripts/build-runsc.sh
 	@scripts/build-runsc.sh

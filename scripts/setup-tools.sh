@@ -6,6 +6,12 @@ set -eu
 cd "$(dirname "$0")/.."
 bin=$PWD/.cache/tools/bin
 mkdir -p "$bin"
+# The race detector needs a C compiler.
+if ! command -v gcc >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "installing gcc ..." >&2
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y gcc libc6-dev >/dev/null
+fi
+
 want="$(cat tools/checks/go.mod tools/checks/go.sum scripts/setup-tools.sh | cksum) $(go env GOVERSION)"
 [ "$(cat "$bin/.checks.stamp" 2>/dev/null)" = "$want" ] && exit 0
 
