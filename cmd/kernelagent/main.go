@@ -101,8 +101,9 @@ func parseUser(text string) (*agent.User, error) {
 	if !ok || uidErr != nil || gidErr != nil {
 		return nil, fmt.Errorf("--run-as %q is not UID:GID", text)
 	}
-	if u == 0 || g == 0 {
-		return nil, fmt.Errorf("--run-as %q: the kernel cannot run as root", text)
+	const nobody = 1<<32 - 1 // to the system: no change
+	if u == 0 || g == 0 || u == nobody || g == nobody {
+		return nil, fmt.Errorf("--run-as %q: the kernel cannot run as root, nor as %d", text, nobody)
 	}
 	return &agent.User{UID: uint32(u), GID: uint32(g)}, nil
 }

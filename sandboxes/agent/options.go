@@ -46,8 +46,12 @@ type Options struct {
 	Log *slog.Logger // nil means no log
 }
 
-// User is an operating system user by number.
+// User is an operating system user by number. Every process of its user id is
+// taken for the kernel's, and killed with it.
 type User struct{ UID, GID uint32 }
+
+// noUser is what setresuid takes for "no change".
+const noUser = 1<<32 - 1
 
 // Times that rule a kernel's life.
 const (
@@ -81,6 +85,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if c.MaxMessageBytes == 0 {
 		c.MaxMessageBytes = agentapi.DefaultMaxMessageBytes
+	}
+	if o.User != nil && (o.User.UID == 0 || o.User.UID == noUser) {
+		return o, fmt.Errorf("the kernel cannot run as user %d", o.User.UID)
 	}
 	if o.Listener == nil {
 		return o, errors.New("no listener")

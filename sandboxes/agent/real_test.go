@@ -231,7 +231,7 @@ func TestIPykernel(t *testing.T) {
 	if got := p.output("print('name' in globals())"); got != "False\n" {
 		t.Errorf("after the restart: %q", got)
 	}
-	id = p.execute("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+	p.execute("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 	p.until("restarting", func(m received) bool { return isStatus(m, "restarting") })
 	if got := p.output("print('back')"); got != "back\n" {
 		t.Errorf("after the death: %q", got)

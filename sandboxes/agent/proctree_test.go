@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"os"
+	"slices"
+	"testing"
+)
+
+func TestParseStat(t *testing.T) {
+	const rest = " 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 100 1000000 256 18446744073709551615"
+	for name, c := range map[string]struct {
+		line string
+		want procStat
+		ok   bool
+	}{
+		"plain":       {"43 (python) S" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 200, residentPages: 256}, true},
+		"forged name": {"43 (x) Z 9 9 9 (y\n) R" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 200, residentPages: 256}, true},
+		"zombie":      {"43 (x) Z" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, zombie: true, cpuTicks: 200, residentPages: 256}, true},
+		"short":       {"43 (x) S 1 2 3", procStat{}, false},
+		"no name":     {"43 x S" + rest, procStat{}, false},
+		"no pid":      {"(x) S" + rest, procStat{}, false},
+		"empty":       {"", procStat{}, false},
+	} {
+		got, ok := parseStat([]byte(c.line))
+		if ok != c.ok || ok && got != c.want {
+			t.Errorf("%s: got %+v, %v", name, got, ok)
+		}
+	}
+	own, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := parseStat(own); !ok || s.pid != os.Getpid() || s.parent != os.Getppid() || s.residentPages == 0 {
+		t.Errorf("of this process: %+v, %v", s, ok)
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("43 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 100 1000000 256 0"))
+	f.Add([]byte(")("))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, ok := parseStat(b); ok && s.pid <= 0 {
+			t.Errorf("process %d in %q", s.pid, b)
+		}
+	})
+}
+
+func TestWhoIsTheKernels(t *testing.T) {
+	const self, kernel = 10, 20
+	all := []procStat{
+		{pid: 1, parent: 0},
+		{pid: self, parent: 1},
+		{pid: kernel, parent: self, group: kernel, session: kernel},
+		{pid: 21, parent: kernel, group: 21, session: 21}, // left the session
+		{pid: 22, parent: 1, group: kernel, session: kernel},
+		{pid: 23, parent: self, group: 23, session: 23}, // an orphan that came to the agent
+		{pid: 24, parent: 23, group: 23, session: 23},
+		{pid: 25, parent: kernel, zombie: true},
+		{pid: 30, parent: 31}, // a cycle of a torn snapshot
+		{pid: 31, parent: 30},
+		{pid: 40, parent: 1, group: 40, session: 40}, // a stranger
+	}
+	for owns, want := range map[bool][]int{false: {20, 21, 22}, true: {20, 21, 22, 23, 24}} {
+		var got []int
+		for _, s := range (procs{ownsDescendants: owns}).choose(all, self, kernel) {
+			got = append(got, s.pid)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("owning descendants %v: %v, want %v", owns, got, want)
+		}
+	}
+}
