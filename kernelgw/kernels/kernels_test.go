@@ -221,7 +221,9 @@ func TestPythonIsPython3(t *testing.T) {
 
 func TestFailedCreateLeavesNothingAndTellsTheCaller(t *testing.T) {
 	driver := sandboxtest.NewFake(t)
-	driver.OnCreate(func(context.Context, sandboxes.Spec, *sandboxtest.Agent) error { return errors.New("no room on the host") })
+	driver.OnCreate(func(context.Context, sandboxes.Spec, *sandboxtest.Agent) error {
+		return errors.New("no room on the host")
+	})
 	store := memory.New()
 	g := start(t, driver, store)
 	_, err := g.Start(t.Context(), kernels.StartRequest{Workspace: "w"})

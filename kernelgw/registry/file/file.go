@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"kernelgw/kernelgw/registry"
 )
@@ -25,7 +26,7 @@ type Store struct {
 // Open waits five seconds for another to let go, as when a gateway is replaced.
 func Open(path string) (*Store, error) {
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 5 * time.Second})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("cannot open %s: another gateway uses this data directory; stop it or choose another --data-dir", path)
 	}
 	if err != nil {
