@@ -168,7 +168,11 @@ func readable(fd int) (bool, error) {
 type Process struct {
 	PID, Parent, Group, Session int
 	Start                       uint64 // as in ID
-	Zombie                      bool
+	// Zombie: dead and not reaped. A process whose first thread has exited looks
+	// like one, but its other threads run.
+	Zombie bool
+	// headless: the first thread has exited and others have not.
+	headless bool
 }
 
 // Table returns all processes that this process can see, by pid. Those that
@@ -227,12 +231,14 @@ func parseStat(stat []byte) (Process, error) {
 	parent, err2 := strconv.Atoi(fields[1])
 	group, err3 := strconv.Atoi(fields[2])
 	session, err4 := strconv.Atoi(fields[3])
-	start, err5 := strconv.ParseUint(fields[19], 10, 64)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	threads, err5 := strconv.Atoi(fields[17])
+	start, err6 := strconv.ParseUint(fields[19], 10, 64)
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return Process{}, fmt.Errorf("malformed stat: %w", err)
 	}
+	exited := fields[0] == "Z" || fields[0] == "X"
 	return Process{
 		PID: pid, Parent: parent, Group: group, Session: session, Start: start,
-		Zombie: fields[0] == "Z" || fields[0] == "X",
+		Zombie: exited && threads <= 1, headless: exited && threads > 1,
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +18,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("HOSTPROC_HEADLESS") != "" {
+		beHeadless()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func init() {
+	// The main goroutine stays on the process's first thread.
+	runtime.LockOSThread()
+}
+
+// beHeadless ends the first thread of this process and not the others.
+func beHeadless() {
+	go func() {
+		time.Sleep(time.Minute)
+		os.Exit(1)
+	}()
+	_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+}
 
 // spawn starts a shell script and returns its ID and the first line it prints.
 func spawn(t *testing.T, script string, env ...string) (ID, string, *exec.Cmd) {
@@ -192,4 +212,65 @@ func FuzzParseStat(f *testing.F) {
 			t.Errorf("%+v beside error %v", p, err)
 		}
 	})
+}
+
+func TestProcessInTheMiddleOfExecveIsFound(t *testing.T) {
+	for range 50 {
+		cmd := exec.Command("sleep", "3600")
+		cmd.Env = []string{"KILLALL_EXEC=yes"}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		// Start returns as soon as execve cannot fail any more, which is before
+		// it is done.
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := KillAll(t.Context(), WithEnv("KILLALL_EXEC", "yes")); err != nil {
+			t.Error(err)
+		}
+		p, err := Identify(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if alive, err := p.Alive(); alive || err != nil {
+			t.Errorf("alive after KillAll: %v, %v", alive, err)
+			_ = cmd.Process.Kill()
+		}
+		_ = cmd.Wait()
+	}
+}
+
+func TestProcessWithoutItsFirstThreadIsAlive(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "HOSTPROC_HEADLESS=yes")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	var p Process
+	for end := time.Now().Add(20 * time.Second); !p.headless; time.Sleep(time.Millisecond) {
+		if p, err = readStat(cmd.Process.Pid); err != nil || time.Now().After(end) {
+			t.Fatalf("the first thread has not ended: %+v, %v", p, err)
+		}
+	}
+	id, err := Identify(p.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if alive, err := id.Alive(); p.Zombie || !alive || err != nil {
+		t.Errorf("zombie: %v, alive: %v, %v", p.Zombie, alive, err)
+	}
+	if err := KillAll(t.Context(), WithEnv("HOSTPROC_HEADLESS", "yes")); err != nil {
+		t.Fatal(err)
+	}
+	if alive, err := id.Alive(); alive || err != nil {
+		t.Errorf("alive after KillAll: %v, %v", alive, err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -72,20 +73,48 @@ func WithEnv(name, value string) Matcher {
 	}
 }
 
-// environ reads the environment that a process was started with.
+// settle bounds how long environ waits for a process to be what it becomes.
+const settle = 2 * time.Second
+
+// environ reads the environment that a process was started with. In the middle
+// of execve, which can last on a busy host, arguments and environment are
+// empty; and so they are when a process dies. ErrGone when it is dead.
 func environ(pid int) ([]byte, error) {
-	for range 5 {
+	start, settled := time.Now(), 0
+	for {
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return nil, ErrGone
-		}
-		if err != nil || len(env) > 0 {
+		// ESRCH: the first thread has given up its memory.
+		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrNotExist) || len(env) > 0 {
 			return env, err
 		}
-		// Empty for a moment in the middle of execve; seldom for good.
+		p, err := readStat(pid)
+		if err != nil || p.Zombie {
+			return nil, ErrGone
+		}
+		if p.headless {
+			if env := threadEnviron(pid); len(env) > 0 {
+				return env, nil
+			}
+		}
+		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && len(args) > 0 {
+			settled++ // the environment comes right after the arguments, or never
+		}
+		if settled == 5 || time.Since(start) > settle {
+			return nil, nil
+		}
 		time.Sleep(time.Millisecond)
 	}
-	return nil, nil
+}
+
+// threadEnviron reads the environment by way of a thread that lives.
+func threadEnviron(pid int) []byte {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/environ", pid)) // the pattern is valid
+	for _, name := range files {
+		if env, err := os.ReadFile(name); err == nil && len(env) > 0 {
+			return env
+		}
+	}
+	return nil
 }
 
 // kernelThread reports whether p is a thread of the host's kernel: they have
