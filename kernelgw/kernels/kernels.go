@@ -42,7 +42,7 @@ type StartRequest struct {
 	KernelID  string            // "" means a new one
 	Name      string            // "" means the default kernelspec; "python" also finds "python3"
 	Cwd       string            // directory to start in, relative to the workspace
-	Env       map[string]string // from the client: KERNEL_* is kept, the rest is left out silently
+	Env       map[string]string // from the client, with limits checked: KERNEL_* is kept, the rest left out silently
 
 	document string // path of the session's document, told to the kernel
 }

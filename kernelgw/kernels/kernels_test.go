@@ -160,13 +160,10 @@ func TestStartRefuses(t *testing.T) {
 		req  kernels.StartRequest
 		want error
 	}{
-		"an unknown kernelspec":          {kernels.StartRequest{Name: "cobol"}, kernels.ErrUnknownSpec},
-		"an id in use":                   {kernels.StartRequest{KernelID: taken}, kernels.ErrExists},
-		"an id that is no UUID":          {kernels.StartRequest{KernelID: "../../etc"}, kernels.ErrInvalid},
-		"a KERNEL_ID that is no UUID":    {kernels.StartRequest{Env: map[string]string{"KERNEL_ID": "$(id)"}}, kernels.ErrInvalid},
-		"NUL in the environment":         {kernels.StartRequest{Env: map[string]string{"KERNEL_X": "a\x00b"}}, kernels.ErrInvalid},
-		"a huge value":                   {kernels.StartRequest{Env: map[string]string{"KERNEL_X": strings.Repeat("x", 1<<20)}}, kernels.ErrInvalid},
-		"too many environment variables": {kernels.StartRequest{Env: manyVariables()}, kernels.ErrInvalid},
+		"an unknown kernelspec":       {kernels.StartRequest{Name: "cobol"}, kernels.ErrUnknownSpec},
+		"an id in use":                {kernels.StartRequest{KernelID: taken}, kernels.ErrExists},
+		"an id that is no UUID":       {kernels.StartRequest{KernelID: "../../etc"}, kernels.ErrInvalid},
+		"a KERNEL_ID that is no UUID": {kernels.StartRequest{Env: map[string]string{"KERNEL_ID": "$(id)"}}, kernels.ErrInvalid},
 	} {
 		c.req.Workspace = "w"
 		if _, err := g.Start(t.Context(), c.req); !errors.Is(err, c.want) {
@@ -176,14 +173,6 @@ func TestStartRefuses(t *testing.T) {
 	if list, _ := g.List(t.Context(), "w"); len(list) != 1 {
 		t.Errorf("a refused start left something: %+v", list)
 	}
-}
-
-func manyVariables() map[string]string {
-	env := map[string]string{}
-	for range 10_000 {
-		env["KERNEL_"+strings.ToUpper(strings.ReplaceAll(uuid.NewString(), "-", "_"))] = "x"
-	}
-	return env
 }
 
 // Threats: template, shell, YAML and loader injection through KERNEL_*.

@@ -33,10 +33,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	if err != nil {
 		return Kernel{}, err
 	}
-	env, err := m.filterEnv(req.Env)
-	if err != nil {
-		return Kernel{}, err
-	}
+	env := m.filterEnv(req.Env)
 	if req.document != "" {
 		env["JPY_SESSION_NAME"] = req.document // as jupyter_server does
 	}
