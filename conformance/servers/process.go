@@ -199,6 +199,19 @@ func (p *Process) Sweep() error {
 	return os.RemoveAll(p.Dir)
 }
 
+// Stop stops a server that is not ours and removes its directory.
+func (p *Process) Stop() error {
+	if p.running() {
+		if err := p.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		if _, err := p.Wait(15 * time.Second); err != nil {
+			return errors.Join(err, p.Kill(), p.Sweep())
+		}
+	}
+	return p.Sweep()
+}
+
 // Close shuts down all kernels, stops the server and removes its directory. It
 // returns an error when a process of the server outlived it or a token is in
 // its log. Leftovers are killed.

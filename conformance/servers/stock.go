@@ -15,7 +15,26 @@ import (
 // Stock starts the jupyter_server of .cache/venv/stock and waits until it
 // answers.
 func Stock(ctx context.Context) (*Process, error) {
-	venv, err := Venv("stock")
+	p, err := jupyter(ctx, "stock", "jupyter_server")
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the stock jupyter_server: %w", err)
+	}
+	return p, nil
+}
+
+// Lab starts the JupyterLab of .cache/venv/clients with a gateway for its
+// kernels, as "jupyter lab --gateway-url" does, and waits until it answers.
+func Lab(ctx context.Context, gateway *probe.Server) (*Process, error) {
+	p, err := jupyter(ctx, "clients", "jupyterlab", "--gateway-url="+gateway.Base, "--GatewayClient.auth_token="+gateway.Token)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start jupyter lab --gateway-url: %w", err)
+	}
+	return p, nil
+}
+
+// jupyter starts a Jupyter server program of a Python environment.
+func jupyter(ctx context.Context, venvName, module string, args ...string) (*Process, error) {
+	venv, err := Venv(venvName)
 	if err != nil {
 		return nil, err
 	}
@@ -31,18 +50,19 @@ func Stock(ctx context.Context) (*Process, error) {
 		Server: probe.Server{Base: "http://127.0.0.1:" + strconv.Itoa(port) + "/", Token: probe.ID()},
 		Dir:    dir,
 	}
-	p.argv = []string{
-		filepath.Join(venv, "bin", "python"), "-m", "jupyter_server",
+	p.argv = append([]string{
+		filepath.Join(venv, "bin", "python"), "-m", module,
 		"--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
 		"--ServerApp.port=" + strconv.Itoa(port), "--ServerApp.port_retries=0",
 		"--ServerApp.root_dir=" + filepath.Join(dir, "home"), "--IdentityProvider.token=" + p.Token,
-	}
+	}, args...)
 	p.env = environ(dir, venv)
 	if _, err := p.spawn(); err != nil {
 		return nil, err
 	}
 	if err := p.ready(ctx, "api", time.Minute); err != nil {
-		return nil, fmt.Errorf("cannot start the stock jupyter_server: %w\n%s", err, p.Log())
+		_ = p.Kill()
+		return nil, fmt.Errorf("%w\n%s", err, p.Log())
 	}
 	return p, nil
 }
