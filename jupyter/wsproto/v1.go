@@ -13,9 +13,26 @@ import (
 const v1Parts = 5
 
 func appendV1(dst []byte, m *jupyter.Message) []byte {
+	dst = slices.Grow(dst, 8*(2+v1Parts+len(m.Buffers))+len(m.Channel)+m.Size())
+	dst = AppendV1Head(dst, m)
+	dst = append(dst, m.Header...)
+	dst = append(dst, m.ParentHeader...)
+	dst = append(dst, m.Metadata...)
+	dst = append(dst, m.Content...)
+	for _, b := range m.Buffers {
+		dst = append(dst, b...)
+	}
+	return dst
+}
+
+// AppendV1Head appends to dst the beginning of what Append makes of m in V1, up
+// to the channel. What follows is the header, parent header, metadata, content
+// and buffers of m, with nothing between them: so a large message need not be
+// copied to be sent.
+func AppendV1Head(dst []byte, m *jupyter.Message) []byte {
 	offsets := v1Parts + len(m.Buffers) + 1
 	table := 8 * (1 + offsets)
-	dst = slices.Grow(dst, table+len(m.Channel)+m.Size())
+	dst = slices.Grow(dst, table+len(m.Channel))
 
 	next := uint64(table)
 	word := func(v uint64) { dst = binary.LittleEndian.AppendUint64(dst, v) }
@@ -29,16 +46,7 @@ func appendV1(dst []byte, m *jupyter.Message) []byte {
 		next += uint64(len(b))
 		word(next)
 	}
-
-	dst = append(dst, m.Channel...)
-	dst = append(dst, m.Header...)
-	dst = append(dst, m.ParentHeader...)
-	dst = append(dst, m.Metadata...)
-	dst = append(dst, m.Content...)
-	for _, b := range m.Buffers {
-		dst = append(dst, b...)
-	}
-	return dst
+	return append(dst, m.Channel...)
 }
 
 func decodeV1(isBinary bool, p []byte) (jupyter.Message, error) {

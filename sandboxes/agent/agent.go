@@ -20,10 +20,10 @@ type Agent struct {
 	procs    procs
 	reaper   *reaper
 	commands chan command
-	exceeded chan string // a limit, as reason; from watchLimits
 	news     *news
 	over     chan struct{} // closed when the kernel is gone for good
 
+	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
 }
 
@@ -53,7 +53,6 @@ func New(o Options) (*Agent, error) {
 		procs:    procs{ownsDescendants: o.OwnsDescendants, user: o.User},
 		reaper:   newReaper(),
 		commands: make(chan command),
-		exceeded: make(chan string),
 		news:     news,
 		over:     make(chan struct{}),
 	}, nil

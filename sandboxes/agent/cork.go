@@ -2,16 +2,19 @@ package agent
 
 import (
 	"bufio"
+	"encoding/binary"
 	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // corkedConn collects small writes until flush, so that many messages cross to
 // the gateway in one system call. Large writes pass after what was collected.
-// All but Write and Close are for one goroutine; gorilla calls Write from two,
-// under a lock of its own, when the client breaks the WebSocket protocol.
+// Writing is for one goroutine; gorilla calls Write from the reader too, when
+// the client breaks the WebSocket protocol, but never into a frame.
 type corkedConn struct {
 	net.Conn
 	wrote func(n int) // called with the size of what has left, from the writer
@@ -30,25 +33,66 @@ var corks = sync.Pool{New: func() any {
 	return &b
 }}
 
+// Write implements net.Conn for gorilla, which writes the handshake and control
+// frames.
 func (c *corkedConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return len(p), c.put(p)
+}
+
+// writeMessage writes one message as a WebSocket frame of a server (RFC 6455,
+// section 5.2): whole, not masked, its payload in pieces that are not joined
+// before. It returns the size of the payload.
+func (c *corkedConn) writeMessage(binaryMessage bool, parts [][]byte) (int, error) {
+	size := 0
+	for _, part := range parts {
+		size += len(part)
+	}
+	const final = 0x80
+	head := append(make([]byte, 0, 10), final|websocket.TextMessage)
+	if binaryMessage {
+		head[0] = final | websocket.BinaryMessage
+	}
+	switch {
+	case size < 126:
+		head = append(head, byte(size))
+	case size <= 0xffff:
+		head = binary.BigEndian.AppendUint16(append(head, 126), uint16(size))
+	default:
+		head = binary.BigEndian.AppendUint64(append(head, 127), uint64(size))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.put(head); err != nil {
+		return 0, err
+	}
+	for _, part := range parts {
+		if err := c.put(part); err != nil {
+			return 0, err
+		}
+	}
+	return size, nil
+}
+
+// put needs the lock.
+func (c *corkedConn) put(p []byte) error {
 	if c.buf == nil {
 		c.buf = corks.Get().(*[]byte)
 	}
 	if len(*c.buf)+len(p) <= cap(*c.buf) {
 		*c.buf = append(*c.buf, p...)
-		return len(p), nil
+		return nil
 	}
 	if err := c.flushLocked(); err != nil {
-		return 0, err
+		return err
 	}
 	if len(p) < corkBytes/2 {
 		c.buf = corks.Get().(*[]byte)
 		*c.buf = append(*c.buf, p...)
-		return len(p), nil
+		return nil
 	}
-	return len(p), c.through(p)
+	return c.through(p)
 }
 
 // SetWriteDeadline does nothing: a client may be slow, and hub.tick cuts those

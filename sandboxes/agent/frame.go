@@ -11,40 +11,73 @@ import (
 
 // frame is one message as the event log keeps it and all sockets share it.
 type frame struct {
-	v1     []byte // in the v1 encoding
+	// v1 is the message in the v1 encoding, whole; of a large one only the head,
+	// which the parts of large follow.
+	v1     []byte
+	large  *jupyter.Message
 	legacy []byte // in the legacy encoding; nil when no socket wanted it at the time
 	// buffers says that the message has any, so that legacy is a binary frame.
 	buffers bool
 }
 
-// entry makes the log's entry of a message. legacy says that a socket will want
-// the legacy encoding, which is then made once for all.
-func entry(m *jupyter.Message, to string, kind kind, legacy bool) eventlog.Entry[frame] {
+// largeMessage is the size from which a message is kept in the memory that it
+// came in. Below, one piece of memory is cheaper than the copy is dear.
+const largeMessage = 16 << 10
+
+// newFrame takes over m, or copies it.
+func newFrame(m *jupyter.Message) frame {
 	f := frame{buffers: len(m.Buffers) > 0}
-	f.v1, _ = wsproto.Append(nil, wsproto.V1, m)
+	if m.Size() >= largeMessage {
+		f.v1, f.large = wsproto.AppendV1Head(nil, m), m
+	} else {
+		f.v1, _ = wsproto.Append(nil, wsproto.V1, m)
+	}
+	return f
+}
+
+// entry makes the log's entry of a message, which belongs to it from then on.
+// legacy says that a socket will want the legacy encoding, which is then made
+// once for all.
+func entry(m *jupyter.Message, to string, kind kind, legacy bool) eventlog.Entry[frame] {
+	f := newFrame(m)
 	if legacy {
 		f.legacy, _ = wsproto.Append(nil, wsproto.Legacy, m)
+	}
+	cost := len(f.v1) + len(f.legacy)
+	if f.large != nil {
+		cost += m.Size()
 	}
 	return eventlog.Entry[frame]{
 		To:     to,
 		Class:  kind.class(),
 		Quiet:  kind == kindComm || kind == kindReply && m.Channel != jupyter.Stdin,
-		Parent: f.part(2), // not the message's: that one's memory is to be freed
+		Parent: f.parent(),
 		Bytes:  m.Size(),
-		Cost:   len(f.v1) + len(f.legacy),
+		Cost:   cost,
 		Value:  f,
 	}
 }
 
-// part is part i of the v1 encoding: channel, header, parent header, ...
+// part is part i of a whole v1 encoding: channel, header, parent header, ...
 func (f *frame) part(i int) []byte {
 	at := binary.LittleEndian.Uint64(f.v1[8*(1+i):])
 	end := binary.LittleEndian.Uint64(f.v1[8*(2+i):])
 	return f.v1[at:end:end]
 }
 
-// message takes the v1 encoding apart. The message shares its memory.
+// parent is the parent header, in the frame's own memory.
+func (f *frame) parent() []byte {
+	if f.large != nil {
+		return f.large.ParentHeader
+	}
+	return f.part(2)
+}
+
+// message takes a frame apart. The message shares its memory.
 func (f *frame) message() *jupyter.Message {
+	if f.large != nil {
+		return f.large
+	}
 	m := &jupyter.Message{
 		Channel:      jupyter.Channel(f.part(0)),
 		Header:       f.part(1),
@@ -59,15 +92,22 @@ func (f *frame) message() *jupyter.Message {
 	return m
 }
 
-// encoded is the frame's payload in an encoding, and whether it is binary.
-func (f *frame) encoded(enc wsproto.Encoding) (payload []byte, binary bool) {
+// payload appends to parts the pieces of the frame's payload in an encoding,
+// and reports whether it is binary.
+func (f *frame) payload(enc wsproto.Encoding, parts [][]byte) (_ [][]byte, binary bool) {
 	switch {
 	case enc == wsproto.V1:
-		return f.v1, true
+		parts = append(parts, f.v1)
+		if m := f.large; m != nil {
+			parts = append(parts, m.Header, m.ParentHeader, m.Metadata, m.Content)
+			parts = append(parts, m.Buffers...)
+		}
+		return parts, true
 	case f.legacy != nil && !(f.buffers && enc == wsproto.LegacyText):
-		return f.legacy, f.buffers
+		return append(parts, f.legacy), f.buffers
 	default:
-		return wsproto.Append(nil, enc, f.message())
+		b, binary := wsproto.Append(nil, enc, f.message())
+		return append(parts, b), binary
 	}
 }
 
@@ -75,9 +115,7 @@ func (f *frame) encoded(enc wsproto.Encoding) (payload []byte, binary bool) {
 func marker(lost eventlog.Lost, session string) frame {
 	text := fmt.Sprintf("output truncated: %d messages, %d bytes\n", lost.Messages, lost.Bytes)
 	m := jupyter.NewStream("stderr", text, session, lost.Parent)
-	f := frame{}
-	f.v1, _ = wsproto.Append(nil, wsproto.V1, m)
-	return f
+	return newFrame(m)
 }
 
 // kind is what the agent needs to know of an iopub message.

@@ -35,6 +35,7 @@ type generation struct {
 	once     sync.Once                  // closes ready
 	asked    atomic.Int32               // what a client's shutdown_request wants
 	worked   atomic.Bool                // it has answered an execute request
+	exceeded atomic.Pointer[string]     // the limit that it was killed for
 	readyAt  time.Time                  // valid when ready is closed
 }
 

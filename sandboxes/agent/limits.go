@@ -12,7 +12,7 @@ const (
 	limitsNear = 20 * time.Millisecond
 )
 
-// watchLimits tells the supervisor when the kernel exceeds a limit.
+// watchLimits kills the kernel when it exceeds a limit.
 func (a *Agent) watchLimits(ctx context.Context) {
 	c := &a.opts.Config
 	if c.MemoryBytes == 0 && c.Processes == 0 {
@@ -31,17 +31,22 @@ func (a *Agent) watchLimits(ctx context.Context) {
 			var reason string
 			reason, pause = a.checkLimits(g)
 			if reason != "" {
-				a.stopEverything(g)
-				select {
-				case a.exceeded <- reason:
-				case <-a.over:
-					return
-				case <-ctx.Done():
-					return
-				}
+				// Known before it is dead: the supervisor, which finds it dead, must
+				// not take it for a crash.
+				g.exceeded.CompareAndSwap(nil, &reason)
+				a.killCurrent(g)
 			}
 		}
 		timer.Reset(pause)
+	}
+}
+
+// killCurrent kills the processes of g, and surely not those of its successor.
+func (a *Agent) killCurrent(g *generation) {
+	a.killing.Lock()
+	defer a.killing.Unlock()
+	if a.current.Load() == g {
+		a.procs.kill(g.proc.pid, time.Second)
 	}
 }
 
@@ -53,7 +58,7 @@ func (a *Agent) checkLimits(g *generation) (reason string, again time.Duration) 
 	memory := u.memory
 	// Processes that forked share pages, which usage counts for each.
 	if c.MemoryBytes > 0 && memory > c.MemoryBytes && u.processes > 1 {
-		memory = min(memory, a.procs.sharedMemory(g.proc.pid))
+		memory = a.procs.sharedMemory(g.proc.pid, memory)
 	}
 	switch {
 	case c.Processes > 0 && u.processes > c.Processes:
@@ -66,10 +71,6 @@ func (a *Agent) checkLimits(g *generation) (reason string, again time.Duration) 
 	}
 	return "", limitsFar
 }
-
-// stopEverything kills at once; the supervisor, which may be busy, does the
-// rest.
-func (a *Agent) stopEverything(g *generation) { a.procs.kill(g.proc.pid, time.Second) }
 
 func bytesText(n int64) string {
 	const mib, gib = 1 << 20, 1 << 30

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"runtime"
 	"strconv"
@@ -214,25 +215,34 @@ func (p procs) usage(kernel int) usage {
 }
 
 // sharedMemory is the memory of the processes with each page that several use
-// counted once. It is slower by far than usage, and falls back on it where the
-// system does not know.
-func (p procs) sharedMemory(kernel int) int64 {
-	var total int64
-	page := int64(os.Getpagesize())
-	for _, s := range p.list(kernel) {
-		share, ok := proportionalShare(s.pid)
-		if !ok {
-			share = s.residentPages * page
-		}
-		total += share
+// counted once, or simple where the system does not tell. It is slower by far
+// than usage.
+func (p procs) sharedMemory(kernel int, simple int64) int64 {
+	if _, err := proportionalShare(strconv.Itoa(kernel)); err != nil {
+		return simple
 	}
-	return total
+	least := simple
+	// A process that ends while others are looked at makes the shares of those
+	// larger that come after it, so what counts is the smaller of two sums.
+	for range 2 {
+		var total int64
+		for _, s := range p.list(kernel) {
+			share, err := proportionalShare(strconv.Itoa(s.pid))
+			if err == nil { // otherwise it is gone
+				total += share
+			}
+		}
+		least = min(least, total)
+	}
+	return least
 }
 
-func proportionalShare(pid int) (int64, bool) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+// proportionalShare is the memory of a process, each page divided by the number
+// of its users.
+func proportionalShare(pid string) (int64, error) {
+	b, err := os.ReadFile("/proc/" + pid + "/smaps_rollup")
 	if err != nil {
-		return 0, false
+		return 0, err
 	}
 	for line := range bytes.Lines(b) {
 		rest, ok := bytes.CutPrefix(line, []byte("Pss:"))
@@ -241,12 +251,12 @@ func proportionalShare(pid int) (int64, bool) {
 		}
 		fields := bytes.Fields(rest)
 		if len(fields) == 0 {
-			return 0, false
+			break
 		}
 		kib, err := strconv.ParseInt(string(fields[0]), 10, 64)
-		return kib << 10, err == nil
+		return kib << 10, err
 	}
-	return 0, false
+	return 0, errors.New("smaps_rollup has no Pss")
 }
 
 // collectedCPU is the CPU time of all processes that were waited for.

@@ -44,6 +44,7 @@ type socket struct {
 	unpinged int       // messages written since the last ping
 	volume   int       // their bytes
 	since    time.Time // of the first of them
+	parts    [][]byte  // scratch
 
 	// guarded by the lock of conn
 	lifeAt uint64 // written at the last sign of life by writing
@@ -352,13 +353,12 @@ func (s *socket) write(items []eventlog.Item[frame]) error {
 }
 
 func (s *socket) writeFrame(f *frame) error {
-	payload, binary := f.encoded(s.encoding)
-	messageType := websocket.TextMessage
-	if binary {
-		messageType = websocket.BinaryMessage
-	}
-	s.volume += len(payload)
-	return s.ws.WriteMessage(messageType, payload)
+	parts, binary := f.payload(s.encoding, s.parts[:0])
+	size, err := s.conn.writeMessage(binary, parts)
+	s.volume += size
+	clear(parts) // do not keep what the log lets go
+	s.parts = parts
+	return err
 }
 
 // quiet is called when the log has no more: it pings if that is due, and
@@ -398,7 +398,7 @@ func (s *socket) finish(end *ending) {
 	if s.unpinged > 0 {
 		s.ping(time.Now())
 	}
-	s.ws.WriteMessage(websocket.CloseMessage, websocket.FormatCloseMessage(end.code, shorten(end.reason)))
+	s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(end.code, shorten(end.reason)), time.Time{})
 	if s.conn.flush() != nil {
 		s.cut()
 	}

@@ -54,8 +54,6 @@ func (s *supervisor) step(ctx context.Context) bool {
 			c.done <- nil
 			return false
 		}
-	case reason := <-s.exceeded:
-		s.kill(reason)
 	case <-exited:
 		return s.exited(s.gen.proc.reason(s.gen.isReady()))
 	case <-unlinked:
@@ -70,7 +68,9 @@ func (s *supervisor) start() error {
 	// Only now nothing of the process before can change the state any more.
 	reason := s.hub.track.currentReason()
 	s.hub.inbound.wait(func(waiting []string) { s.hub.track.starting(reason, waiting) })
+	s.killing.Lock()
 	gen, err := startGeneration(&s.opts, s.hub, s.reaper)
+	s.killing.Unlock()
 	if err != nil {
 		s.opts.Log.Error("cannot start the kernel", "kernel", s.opts.Config.KernelID, "error", err.Error())
 		s.die(err.Error())
@@ -99,6 +99,10 @@ func (s *supervisor) gone() {
 // exited decides what follows the end of a process that nobody here asked for.
 func (s *supervisor) exited(reason string) bool {
 	gen := s.gen
+	if limit := gen.exceeded.Load(); limit != nil {
+		s.exceeded(*limit)
+		return true
+	}
 	s.hub.inbound.wait(func(waiting []string) { s.hub.track.starting(reason, waiting) })
 	taken := !gen.isReady() && s.gen.proc.said.contains("address already in use")
 	s.gone()
@@ -155,12 +159,9 @@ func (s *supervisor) restart() error {
 	return s.start()
 }
 
-// kill ends a kernel that exceeded a limit. It stays dead until a user restarts
-// it: it would do the same again.
-func (s *supervisor) kill(reason string) {
-	if s.gen == nil {
-		return
-	}
+// exceeded buries a kernel that was killed for a limit. It stays dead until a
+// user restarts it: it would do the same again.
+func (s *supervisor) exceeded(reason string) {
 	s.hub.inbound.refuse()
 	cell := s.hub.track.runningCell()
 	s.gone()
