@@ -26,24 +26,25 @@ func (m *Manager) keep(ctx context.Context, k *kernel, spec sandboxes.Spec, crea
 		m.o.Metrics.KernelStarts.WithLabelValues("failed").Inc()
 		m.o.Metrics.SandboxErrors.WithLabelValues("create").Inc()
 		m.o.Log.Error("cannot create a sandbox", "kernel", k.record.ID, "sandbox", spec.ID, "error", err)
-		reason := "cannot create its sandbox: " + err.Error()
+		// The cause is for the operator's log: it names the host's paths.
+		reason := "its sandbox could not be created"
 		if m.ctx.Err() != nil {
 			reason = "the gateway stopped while the kernel was starting"
 		}
 		m.ended(ctx, k, spec.ID, reason)
 		return
 	}
-	m.keepAdopted(ctx, k, sandbox)
+	m.keepIn(ctx, k, sandbox, false)
 }
 
-// keepAdopted keeps a kernel whose sandbox exists until the sandbox ends or
-// ctx does.
-func (m *Manager) keepAdopted(ctx context.Context, k *kernel, sandbox sandboxes.Sandbox) {
+// keepIn keeps a kernel whose sandbox exists until the sandbox ends or ctx
+// does. An adopted one is older than this process.
+func (m *Manager) keepIn(ctx context.Context, k *kernel, sandbox sandboxes.Sandbox, adopted bool) {
 	defer k.report()
 	following, stop := context.WithCancel(ctx)
 	var failure string // owned by the follower until it is joined
 	var follower sync.WaitGroup
-	follower.Go(func() { failure = m.follow(following, k, sandbox) })
+	follower.Go(func() { failure = m.follow(following, k, sandbox, adopted) })
 
 	exit, err := m.wait(ctx, sandbox.Spec.ID)
 	stop()
@@ -86,14 +87,25 @@ func (m *Manager) wait(ctx context.Context, sandbox string) (sandboxes.Exit, err
 }
 
 // follow keeps the kernel's status up to date from its agent until ctx ends.
-// When the agent cannot be reached at all, it destroys the sandbox and says
-// why.
-func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandbox) (failure string) {
+// When the agent of a new sandbox cannot be reached at all, it destroys the
+// sandbox and says why. One that an earlier gateway reached may be cut off or
+// frozen for a while: its kernel is not killed for that.
+func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandbox, adopted bool) (failure string) {
 	client, err := agentOf(sandbox)
-	if err == nil {
+	for err == nil {
 		reaching, cancel := context.WithTimeout(ctx, m.o.StartTimeout)
 		err = client.WaitReady(reaching)
 		cancel()
+		if err == nil || !adopted || ctx.Err() != nil {
+			break
+		}
+		m.o.Metrics.AgentErrors.WithLabelValues("ready").Inc()
+		m.o.Log.Error("the agent of an adopted kernel does not answer; asking on", "kernel", k.record.ID, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+		err = nil
 	}
 	if ctx.Err() != nil {
 		return ""
@@ -145,6 +157,9 @@ func (m *Manager) observe(k *kernel, told agentapi.Status) {
 	before := k.status
 	k.status = trusted(told, before, time.Now())
 	m.count(k, before.ExecutionState, k.status.ExecutionState)
+	if k.dead() && before.ExecutionState != jupyter.Dead {
+		k.deadSince = time.Now()
+	}
 	m.o.Metrics.Replayed.Add(float64(k.status.Replayed - before.Replayed))
 	m.o.Metrics.Dropped.Add(float64(k.status.Dropped - before.Dropped))
 	if k.status.Ready && !k.starting.IsZero() {
@@ -165,18 +180,21 @@ func (m *Manager) ended(ctx context.Context, k *kernel, sandbox, reason string) 
 	k.agent, k.starting = nil, time.Time{}
 	k.status.ExecutionState, k.status.Reason, k.status.Ready = jupyter.Dead, printable(reason), false
 	k.record.Dead = true // at once, so that a restart makes a new sandbox
+	k.deadSince = time.Now()
 	k.notify()
 	m.mu.Unlock()
 
 	if k.acquire(ctx) != nil {
 		return // a shutdown or the gateway's end is on it
 	}
-	defer k.release()
 	r := k.record
-	r.Dead, r.DeadAt, r.Reason = true, time.Now(), printable(reason)
+	r.Dead, r.DeadAt, r.Reason = true, k.deadSince, printable(reason)
 	if err := m.save(context.WithoutCancel(ctx), k, r); err != nil {
 		m.o.Log.Error("cannot record that a kernel died", "kernel", r.ID, "error", err)
 	}
+	// Not while it is destroyed: that may take long, and a restart or a
+	// shutdown need not wait for it.
+	k.release()
 	m.destroy(ctx, sandbox)
 }
 
@@ -186,10 +204,10 @@ func (m *Manager) terminated(ctx context.Context, k *kernel, sandbox string) {
 	if k.acquire(ctx) != nil {
 		return
 	}
-	defer k.release()
 	m.o.Log.Info("a kernel ended", "kernel", k.record.ID, "sandbox", sandbox)
 	m.remove(ctx, k)
-	m.destroy(ctx, sandbox)
+	k.release()
+	m.destroyOrReap(sandbox)
 }
 
 // remove takes a kernel and its sessions out of the table and the registry.

@@ -21,6 +21,7 @@ type kernel struct {
 	status      agentapi.Status  // the last that the agent told, made safe
 	agent       *agentapi.Client // nil while no agent listens
 	starting    time.Time        // when the current start was asked for; zero once it is ready
+	deadSince   time.Time        // when the execution state became dead
 	connections int
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above

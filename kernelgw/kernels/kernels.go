@@ -21,6 +21,7 @@ var (
 	ErrNotReady    = errors.New("kernel is not ready")
 	ErrDead        = errors.New("kernel is dead")
 	ErrStart       = errors.New("kernel could not be started")
+	ErrLimit       = errors.New("limit reached")
 	ErrAgent       = errors.New("the kernel's sandbox did not answer")
 )
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"kernelgw/jupyter"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/kernelgw/registry"
+	"kernelgw/kernelgw/registry/file"
 	"kernelgw/kernelgw/registry/memory"
 	"kernelgw/kernelgw/telemetry"
 	"kernelgw/sandboxes"
@@ -615,4 +618,163 @@ func TestStateOfAWorkingKernelIsAskedForNotRemembered(t *testing.T) {
 		list, err := g.List(t.Context(), "w")
 		return err == nil && len(list) == 1 && list[0].ExecutionState == jupyter.Busy
 	})
+}
+
+// JupyterLab sends the two PATCHes of a rename at once.
+func TestUpdatesOfOneSessionAtOnceAllTakeEffect(t *testing.T) {
+	store, err := file.Open(filepath.Join(t.TempDir(), "r.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	g := start(t, sandboxtest.NewFake(t), store)
+	defer g.stop()
+	s, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "w", Path: "a", Type: "notebook"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		path, name := fmt.Sprintf("dir/%d.ipynb", i), fmt.Sprintf("%d.ipynb", i)
+		var both sync.WaitGroup
+		for _, u := range []kernels.SessionUpdate{{Path: &path}, {Name: &name}} {
+			both.Go(func() {
+				if _, err := g.UpdateSession(t.Context(), "w", s.ID, u); err != nil {
+					t.Errorf("UpdateSession: %v", err)
+				}
+			})
+		}
+		both.Wait()
+		if got, err := g.Session(t.Context(), "w", s.ID); err != nil || got.Path != path || got.Name != name {
+			t.Fatalf("after both: %+v, %v", got, err)
+		}
+	}
+}
+
+func TestShutdownDuringStartOfTheSameIDLeavesNothing(t *testing.T) {
+	driver, store := sandboxtest.NewFake(t), memory.New()
+	g := start(t, driver, store)
+	for range 100 {
+		id := uuid.NewString()
+		starting := make(chan struct{})
+		var shutting sync.WaitGroup
+		shutting.Go(func() {
+			for {
+				err := g.Shutdown(t.Context(), "w", id)
+				if err == nil {
+					return
+				}
+				if !errors.Is(err, kernels.ErrNotFound) {
+					t.Errorf("Shutdown: %v", err)
+					return
+				}
+				select {
+				case <-starting: // and was not there: nothing to shut down any more
+					return
+				default:
+				}
+			}
+		})
+		_, startErr := g.Start(t.Context(), kernels.StartRequest{Workspace: "w", KernelID: id})
+		close(starting)
+		shutting.Wait()
+		if _, err := g.Get(t.Context(), "w", id); err == nil && startErr == nil {
+			if err := g.Shutdown(t.Context(), "w", id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "no sandbox is left", func() bool {
+			left, _ := driver.List(t.Context())
+			return len(left) == 0
+		})
+		if records, _ := store.List(t.Context(), registry.Kernels); len(records) != 0 {
+			t.Fatalf("left records: %v", records)
+		}
+	}
+}
+
+func TestSandboxThatCannotBeDestroyedHoldsUpNobodyAndIsDestroyedLater(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New(), func(o *kernels.Options) { o.DestroyTimeout = 50 * time.Millisecond })
+	k := g.start(t, kernels.StartRequest{})
+	dead := g.start(t, kernels.StartRequest{})
+	g.awaitState(t, k.ID, jupyter.Idle)
+	g.awaitState(t, dead.ID, jupyter.Idle)
+	driver.OnDestroy(func(context.Context, string) error { return errors.New("device busy") })
+
+	list, err := driver.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		if s.Spec.Labels["kernel"] == dead.ID {
+			driver.Kill(s.Spec.ID, sandboxes.Exit{Code: 1})
+		}
+	}
+	g.awaitState(t, dead.ID, jupyter.Dead)
+	for _, id := range []string{k.ID, dead.ID} {
+		if err := g.Shutdown(t.Context(), "w", id); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	}
+	if list, err := g.List(t.Context(), "w"); err != nil || len(list) != 0 {
+		t.Errorf("List = %v, %v", list, err)
+	}
+	driver.OnDestroy(nil)
+	eventually(t, "the sandboxes are destroyed in the end", func() bool {
+		left, _ := driver.List(t.Context())
+		return len(left) == 0
+	})
+}
+
+func TestAnotherDriverOverTheSameDataIsRefused(t *testing.T) {
+	driver, store := sandboxtest.NewFake(t), memory.New()
+	first := start(t, driver, store)
+	first.start(t, kernels.StartRequest{})
+	first.stop()
+	m := kernels.New(kernels.Options{
+		Driver: renamed{driver.Reopen()}, Store: store, Metrics: telemetry.NewMetrics(), Log: slog.New(slog.DiscardHandler),
+	})
+	if err := m.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "--driver fake") {
+		t.Errorf("Run: %v", err)
+	}
+	onlySandbox(t, driver)
+}
+
+type renamed struct{ sandboxes.Driver }
+
+func (renamed) Name() string { return "other" }
+
+func TestOpeningTheDocumentOfADeadKernelRevivesIt(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New())
+	req := kernels.SessionRequest{Workspace: "w", Path: "a.ipynb", Type: "notebook"}
+	s, err := g.CreateSession(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.awaitState(t, s.Kernel.ID, jupyter.Idle)
+	driver.Kill(onlySandbox(t, driver).Spec.ID, sandboxes.Exit{Code: 1})
+	g.awaitState(t, s.Kernel.ID, jupyter.Dead)
+	again, err := g.CreateSession(t.Context(), req)
+	if err != nil || again.ID != s.ID || again.Kernel.ExecutionState == jupyter.Dead {
+		t.Errorf("CreateSession = %+v, %v", again, err)
+	}
+	g.awaitState(t, s.Kernel.ID, jupyter.Idle)
+}
+
+func TestAdoptedKernelIsNotKilledForASilentAgent(t *testing.T) {
+	driver, store := sandboxtest.NewFake(t), memory.New()
+	first := start(t, driver, store)
+	k := first.start(t, kernels.StartRequest{})
+	first.awaitState(t, k.ID, jupyter.Idle)
+	first.stop()
+	agent := driver.Agent(onlySandbox(t, driver).Spec.ID)
+	agent.Hang()
+	second := start(t, driver.Reopen(), store, func(o *kernels.Options) { o.StartTimeout = 50 * time.Millisecond })
+	if got, err := second.Get(t.Context(), "w", k.ID); err != nil || got.ExecutionState != jupyter.Starting {
+		t.Errorf("Get = %+v, %v", got, err)
+	}
+	onlySandbox(t, driver) // it is well past the timeout: adoption took seconds
+	agent.ServeConns(nil)
+	second.awaitState(t, k.ID, jupyter.Idle)
 }

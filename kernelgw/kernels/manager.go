@@ -29,6 +29,9 @@ type Options struct {
 	AllowedEnv    []string            // names that clients may set beside KERNEL_*
 	StartTimeout  time.Duration       // to make a sandbox and reach its agent; default 2 minutes
 	DeadRetention time.Duration       // how long a dead kernel stays listed; default 24 hours
+	// DestroyTimeout is how long a shutdown waits for the sandbox to be
+	// destroyed before that goes on in the background; default 20 seconds.
+	DestroyTimeout time.Duration
 }
 
 // Manager owns all kernels of the gateway. All methods are safe for concurrent
@@ -58,6 +61,7 @@ const adoptPatience = 3 * time.Second
 // New returns a Manager that does nothing until Run.
 func New(o Options) *Manager {
 	o.StartTimeout = cmp.Or(o.StartTimeout, 2*time.Minute)
+	o.DestroyTimeout = cmp.Or(o.DestroyTimeout, 20*time.Second)
 	o.DeadRetention = cmp.Or(o.DeadRetention, 24*time.Hour)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
@@ -177,6 +181,7 @@ func (m *Manager) find(workspace, id string) (*kernel, error) {
 // record is what the registry keeps of a kernel.
 type record struct {
 	ID        string            `json:"id"`
+	Driver    string            `json:"driver"` // whose sandboxes these are
 	Workspace string            `json:"workspace"`
 	Owner     string            `json:"owner"`
 	Name      string            `json:"name"` // of the kernelspec
@@ -228,9 +233,13 @@ func (m *Manager) adopt(ctx context.Context) error {
 	for _, stored := range records {
 		var r record
 		if err := json.Unmarshal(stored.Value, &r); err != nil || r.ID != stored.ID {
-			return fmt.Errorf("kernel record %s in the registry is damaged: %w", stored.ID, err)
+			return fmt.Errorf("kernel record %s in the registry is damaged (%v)", stored.ID, err)
 		}
 		r.version = stored.Version
+		if !r.Dead && r.Driver != m.o.Driver.Name() {
+			return fmt.Errorf("kernel %s in this data directory runs in a sandbox of driver %s, not %s: start once with --driver %s --on-exit stop, or use another --data-dir",
+				r.ID, r.Driver, m.o.Driver.Name(), r.Driver)
+		}
 		k := newKernel(r)
 		sandbox, ok := byID[r.Sandbox]
 		if r.Dead || !ok {
@@ -241,8 +250,10 @@ func (m *Manager) adopt(ctx context.Context) error {
 				if err := m.save(ctx, k, r); err != nil {
 					return err
 				}
+				// It may be half made: then List does not show it yet.
+				m.reap(r.Sandbox)
 			}
-			k.status.ExecutionState, k.status.Reason = jupyter.Dead, r.Reason
+			k.status.ExecutionState, k.status.Reason, k.deadSince = jupyter.Dead, r.Reason, r.DeadAt
 		} else {
 			delete(byID, r.Sandbox)
 			adopted = append(adopted, k)
@@ -251,7 +262,7 @@ func (m *Manager) adopt(ctx context.Context) error {
 		m.kernels[r.ID] = k
 		m.count(k, "", k.status.ExecutionState)
 		if !k.record.Dead {
-			m.startKeeper(k, func(ctx context.Context) { m.keepAdopted(ctx, k, sandbox) })
+			m.startKeeper(k, func(ctx context.Context) { m.keepIn(ctx, k, sandbox, true) })
 		}
 		m.mu.Unlock()
 	}
@@ -296,26 +307,40 @@ func (m *Manager) startKeeper(k *kernel, f func(ctx context.Context)) {
 	})
 }
 
-// reap destroys a sandbox in the background, with retries: nothing may be left.
+// reap destroys a sandbox in the background, with retries until the Manager
+// closes; the next gateway process reaps what is left then.
 func (m *Manager) reap(sandbox string) {
-	m.wg.Go(func() { m.destroy(m.ctx, sandbox) })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.wg.Go(func() { m.destroy(m.ctx, sandbox) })
+	}
 }
 
-// destroy destroys a sandbox, retrying until it works or the Manager closes;
-// the next gateway process reaps what is left then.
-func (m *Manager) destroy(ctx context.Context, sandbox string) {
+// destroyOrReap destroys a sandbox, in the background if it takes long.
+func (m *Manager) destroyOrReap(sandbox string) {
+	ctx, cancel := context.WithTimeout(m.ctx, m.o.DestroyTimeout)
+	defer cancel()
+	if !m.destroy(ctx, sandbox) {
+		m.reap(sandbox)
+	}
+}
+
+// destroy destroys a sandbox, retrying until it works or ctx ends. It reports
+// whether it worked.
+func (m *Manager) destroy(ctx context.Context, sandbox string) bool {
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
-		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute) // not left half done
 		err := m.o.Driver.Destroy(attempt, sandbox)
 		cancel()
 		if err == nil {
-			return
+			return true
 		}
 		m.o.Metrics.SandboxErrors.WithLabelValues("destroy").Inc()
 		m.o.Log.Error("cannot destroy a sandbox; trying again", "sandbox", sandbox, "in", wait, "error", err)
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(wait):
 		}
 	}
@@ -327,7 +352,7 @@ func (m *Manager) forgetDead(ctx context.Context) {
 	m.mu.Lock()
 	var old []*kernel
 	for _, k := range m.kernels {
-		if k.record.Dead && time.Since(k.record.DeadAt) > m.o.DeadRetention {
+		if k.dead() && time.Since(k.deadSince) > m.o.DeadRetention {
 			old = append(old, k)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"kernelgw/jupyter"
 	"kernelgw/kernelgw/registry"
 )
 
@@ -73,7 +74,7 @@ func (m *Manager) loadSessions(ctx context.Context) error {
 	for _, stored := range records {
 		var row sessionRow
 		if err := json.Unmarshal(stored.Value, &row); err != nil || row.ID != stored.ID {
-			return fmt.Errorf("session record %s in the registry is damaged: %w", stored.ID, err)
+			return fmt.Errorf("session record %s in the registry is damaged (%v)", stored.ID, err)
 		}
 		row.version = stored.Version
 		m.mu.Lock()
@@ -173,6 +174,19 @@ func (m *Manager) findSession(workspace, id string) (*sessionRow, error) {
 	return row, nil
 }
 
+// maxSessions bounds the sessions of one workspace.
+const maxSessions = 2000
+
+// sessionsOf counts a workspace's sessions. The caller holds mu.
+func (m *Manager) sessionsOf(workspace string) (n int) {
+	for _, row := range m.sessions {
+		if row.Workspace == workspace {
+			n++
+		}
+	}
+	return n
+}
+
 // CreateSession returns the session of a path, making it, and its kernel, when
 // there is none. Of several calls for one path at once, one makes it.
 func (m *Manager) CreateSession(ctx context.Context, req SessionRequest) (Session, error) {
@@ -187,11 +201,19 @@ func (m *Manager) CreateSession(ctx context.Context, req SessionRequest) (Sessio
 			if row.Workspace == req.Workspace && row.Path == req.Path {
 				s, err := m.describe(row)
 				m.mu.Unlock()
+				if err == nil && s.Kernel.ExecutionState == jupyter.Dead {
+					// Whoever opens the document wants to run it.
+					s.Kernel, err = m.Restart(ctx, req.Workspace, s.Kernel.ID)
+				}
 				return s, err
 			}
 		}
 		other, taken := m.pending[reservation]
 		if !taken {
+			if m.sessionsOf(req.Workspace) >= maxSessions {
+				m.mu.Unlock()
+				return Session{}, fmt.Errorf("%w: %d sessions in workspace %s; shut some down", ErrLimit, maxSessions, req.Workspace)
+			}
 			break
 		}
 		m.mu.Unlock()
@@ -247,55 +269,90 @@ func (m *Manager) sessionKernel(ctx context.Context, req SessionRequest) (id str
 }
 
 // UpdateSession changes a session. When its kernel changes, the old one is shut
-// down unless another session uses it.
+// down unless another session uses it. Updates of one session at once all take
+// effect: JupyterLab sends path and name so.
 func (m *Manager) UpdateSession(ctx context.Context, workspace, id string, u SessionUpdate) (Session, error) {
-	m.mu.Lock()
-	found, err := m.findSession(workspace, id)
+	kernelID, started, err := m.updatedKernel(ctx, workspace, id, u)
 	if err != nil {
-		m.mu.Unlock()
 		return Session{}, err
 	}
-	row := *found
-	m.mu.Unlock()
-
-	old := row.KernelID
-	if u.Path != nil {
-		row.Path = *u.Path
-	}
-	if u.Name != nil {
-		row.Name = *u.Name
-	}
-	if u.Type != nil {
-		row.Type = *u.Type
-	}
-	switch {
-	case u.KernelID != "":
-		k, err := m.Get(ctx, workspace, u.KernelID)
-		if errors.Is(err, ErrNotFound) {
-			return Session{}, fmt.Errorf("%w: No such kernel: %s", ErrInvalid, printable(u.KernelID))
+	old, err := m.applyUpdate(ctx, workspace, id, kernelID, u)
+	if err != nil {
+		if started {
+			err = errors.Join(err, m.Shutdown(context.WithoutCancel(ctx), workspace, kernelID))
 		}
-		if err != nil {
-			return Session{}, err
-		}
-		row.KernelID = k.ID
-	case u.KernelName != "":
-		k, err := m.Start(ctx, StartRequest{
-			Workspace: workspace, Owner: u.Owner, Name: u.KernelName, Cwd: path.Dir(row.Path), document: row.Path,
-		})
-		if err != nil {
-			return Session{}, err
-		}
-		row.KernelID = k.ID
-	}
-	if err := m.saveSession(ctx, row); err != nil {
 		return Session{}, err
 	}
-	if row.KernelID != old && !m.kernelInUse(old) {
+	if kernelID != "" && kernelID != old && !m.kernelInUse(old) {
 		if err := m.Shutdown(ctx, workspace, old); err != nil && !errors.Is(err, ErrNotFound) {
 			m.o.Log.Error("cannot shut down the kernel that a session left", "kernel", old, "error", err)
 		}
 	}
 	return m.Session(ctx, workspace, id)
+}
+
+// updatedKernel finds or starts the kernel that an update asks for; "" when it
+// asks for none.
+func (m *Manager) updatedKernel(ctx context.Context, workspace, session string, u SessionUpdate) (id string, started bool, err error) {
+	current, err := m.Session(ctx, workspace, session)
+	if err != nil {
+		return "", false, err
+	}
+	switch {
+	case u.KernelID != "":
+		k, err := m.Get(ctx, workspace, u.KernelID)
+		if errors.Is(err, ErrNotFound) {
+			return "", false, fmt.Errorf("%w: No such kernel: %s", ErrInvalid, printable(u.KernelID))
+		}
+		return k.ID, false, err
+	case u.KernelName != "":
+		document := current.Path
+		if u.Path != nil {
+			document = *u.Path
+		}
+		k, err := m.Start(ctx, StartRequest{
+			Workspace: workspace, Owner: u.Owner, Name: u.KernelName, Cwd: path.Dir(document), document: document,
+		})
+		return k.ID, true, err
+	}
+	return "", false, nil
+}
+
+// applyUpdate writes an update to the newest version of a session, and returns
+// the kernel that the session had before.
+func (m *Manager) applyUpdate(ctx context.Context, workspace, id, kernelID string, u SessionUpdate) (old string, err error) {
+	for {
+		m.mu.Lock()
+		found, err := m.findSession(workspace, id)
+		if err != nil {
+			m.mu.Unlock()
+			return "", err
+		}
+		row := *found
+		m.mu.Unlock()
+
+		old = row.KernelID
+		row.KernelID = cmp.Or(kernelID, row.KernelID)
+		if u.Path != nil {
+			row.Path = *u.Path
+		}
+		if u.Name != nil {
+			row.Name = *u.Name
+		}
+		if u.Type != nil {
+			row.Type = *u.Type
+		}
+		if err := m.saveSession(ctx, row); !errors.Is(err, registry.ErrConflict) {
+			return old, err
+		}
+		// Someone else was first; once they have put their version into the
+		// table, it is the one to change.
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func (m *Manager) kernelInUse(id string) bool {

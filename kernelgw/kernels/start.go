@@ -21,6 +21,19 @@ import (
 	"kernelgw/sandboxes/agentapi"
 )
 
+// maxKernels bounds the kernels of one workspace, dead ones included.
+const maxKernels = 1000
+
+// kernelsOf counts a workspace's kernels. The caller holds mu.
+func (m *Manager) kernelsOf(workspace string) (n int) {
+	for _, k := range m.kernels {
+		if k.record.Workspace == workspace {
+			n++
+		}
+	}
+	return n
+}
+
 // createPatience is how long Start waits to tell its caller that a sandbox
 // cannot be made; after it the kernel is listed as starting, then dead.
 const createPatience = 10 * time.Second
@@ -50,7 +63,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 
 	now := time.Now()
 	k := newKernel(record{
-		ID: id, Workspace: req.Workspace, Owner: req.Owner, Name: spec.Name,
+		ID: id, Driver: m.o.Driver.Name(), Workspace: req.Workspace, Owner: req.Owner, Name: spec.Name,
 		Cwd: req.Cwd, Env: env, CreatedAt: now,
 	})
 	m.mu.Lock()
@@ -61,15 +74,16 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	case m.kernels[id] != nil:
 		m.mu.Unlock()
 		return Kernel{}, fmt.Errorf("%w: %s", ErrExists, id)
+	case m.kernelsOf(req.Workspace) >= maxKernels:
+		m.mu.Unlock()
+		return Kernel{}, fmt.Errorf("%w: %d kernels in workspace %s; shut some down", ErrLimit, maxKernels, req.Workspace)
 	}
+	// Before anyone can see it, so that nobody shuts it down half made.
+	k.op <- struct{}{}
 	m.kernels[id] = k
 	m.count(k, "", jupyter.Starting)
 	m.mu.Unlock()
 
-	if err := k.acquire(ctx); err != nil {
-		m.remove(ctx, k)
-		return Kernel{}, err
-	}
 	created, err := m.provision(ctx, k, spec)
 	if err != nil {
 		m.remove(ctx, k)
@@ -179,6 +193,11 @@ func (m *Manager) Interrupt(ctx context.Context, workspace, id string) error {
 func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, error) {
 	m.mu.Lock()
 	k, err := m.find(workspace, id)
+	for err == nil && k.agent == nil && !k.dead() { // still starting
+		if m.waitChange(ctx, k) != nil {
+			err = fmt.Errorf("%w: it is still starting", ErrNotReady)
+		}
+	}
 	m.mu.Unlock()
 	if err != nil {
 		return Kernel{}, err
@@ -199,7 +218,7 @@ func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, er
 			return Kernel{}, fmt.Errorf("%w: %w", ErrStart, err)
 		}
 	case agent == nil:
-		return Kernel{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
+		return Kernel{}, fmt.Errorf("%w: it is starting again", ErrNotReady)
 	default:
 		st, err := agent.Restart(ctx)
 		if err != nil {
@@ -222,7 +241,7 @@ func (m *Manager) revive(ctx context.Context, k *kernel, old string) error {
 	}
 	k.stopKeeper() // it may be waiting to clean up, which is done here instead
 	<-k.kept
-	m.destroy(ctx, old)
+	m.destroyOrReap(old)
 	created, err := m.provision(ctx, k, spec)
 	if err != nil {
 		return err
@@ -266,9 +285,7 @@ func (m *Manager) Shutdown(ctx context.Context, workspace, id string) error {
 	}
 	k.stopKeeper()
 	<-k.kept
-	// Destroy before forgetting: should the gateway be killed here, the record
-	// still says whose the sandbox is.
-	m.destroy(ctx, sandbox)
+	m.destroyOrReap(sandbox)
 	m.remove(ctx, k)
 	return nil
 }
