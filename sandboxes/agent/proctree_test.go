@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"os/exec"
 	"slices"
 	"testing"
 )
@@ -32,6 +33,30 @@ func TestParseStat(t *testing.T) {
 	}
 	if s, ok := parseStat(own); !ok || s.pid != os.Getpid() || s.parent != os.Getppid() || s.residentPages == 0 {
 		t.Errorf("of this process: %+v, %v", s, ok)
+	}
+}
+
+func TestMembersAreTheDescendants(t *testing.T) {
+	cmd := exec.Command("/bin/sh", "-c", "sleep 1000 & sleep 1000 & echo; wait")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Read(make([]byte, 1)) // both are there
+	p := procs{ownsDescendants: true}
+	members, listed := p.members(cmd.Process.Pid), p.list(cmd.Process.Pid)
+	if len(members) != 3 || len(listed) != 3 {
+		t.Errorf("%d members and %d listed, want 3", len(members), len(listed))
+	}
+	if !p.kill(cmd.Process.Pid, patience) {
+		t.Error("not all were killed")
+	}
+	cmd.Wait()
+	if members := p.members(cmd.Process.Pid); len(members) != 0 {
+		t.Errorf("still there: %v", members)
 	}
 }
 
