@@ -4,12 +4,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -17,9 +19,13 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
+
+	"kernelgw/auth/token"
+	"kernelgw/kernelgw/registry/memory"
 )
 
 // Config is everything that can be set. Each field is a flag of serve, an
@@ -27,7 +33,7 @@ import (
 // underscores); a flag wins over the environment, which wins over the file.
 // Users are set only in the file.
 type Config struct {
-	Listen      string   `help:"Address to listen on, host:port. When it is not set and the default port is taken, the next free one is used." default:"127.0.0.1:8888"`
+	Listen      string   `help:"Address to listen on, host:port. Default: 127.0.0.1:8888, or the next free port."`
 	DataDir     string   `help:"Directory of everything that the gateway keeps." default:"${data_dir}" type:"path"`
 	BaseURL     string   `help:"Path under which everything is served, as in /prefix/." default:"/"`
 	Token       string   `help:"Token of the single user. Without one, and without users, a random token is made and kept in the data directory. JUPYTER_TOKEN and JUPYTER_TOKEN_FILE are honoured too."`
@@ -115,13 +121,9 @@ func (b ByteSize) MarshalText() ([]byte, error) {
 	return fmt.Append(nil, int64(b)), nil
 }
 
-var userName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$`)
-
-var workspaceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-
-// Validate names the first key that is wrong, and what to do about it.
-func (c *Config) Validate() error {
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+// validate names the first key that is wrong, and what to do about it.
+func (c *Config) validate() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil && c.Listen != "" {
 		return fmt.Errorf("listen: %q is not host:port; write 127.0.0.1:8888, or :8888 for all addresses", c.Listen)
 	}
 	if !strings.HasPrefix(c.BaseURL, "/") || strings.ContainsAny(c.BaseURL, "?#% ") || strings.Contains(c.BaseURL, "//") {
@@ -140,6 +142,9 @@ func (c *Config) Validate() error {
 		if u, err := url.Parse(origin); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || origin != strings.ToLower(origin) {
 			return fmt.Errorf("allow_origin: %q is not an origin; write it as https://host or https://host:port, lower case, without a path", origin)
 		}
+	}
+	if c.Token != "" && strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("token: it holds spaces, control or non-ASCII characters, which cannot travel in a header")
 	}
 	if c.Token != "" && len(c.Users) > 0 {
 		return errors.New("token: it is for a single user, but users are configured; give each user a token_sha256 and unset token (also JUPYTER_TOKEN)")
@@ -166,30 +171,28 @@ func (c *Config) proxies() ([]netip.Prefix, error) {
 	return list, nil
 }
 
+// validateUsers checks what the file can get wrong; token.New, which serve and
+// config check call alike, checks the rest.
 func (c *Config) validateUsers() error {
-	seen := map[string]bool{}
 	for i, u := range c.Users {
-		if !userName.MatchString(u.Name) || seen[u.Name] {
-			return fmt.Errorf("users[%d].name: %q is missing, given twice, or has other characters than letters, digits and . _ @ -", i, u.Name)
-		}
-		seen[u.Name] = true
 		if len(u.TokenSHA256) == 0 {
 			return fmt.Errorf("users[%d].token_sha256: user %s has no token; make one with: kernelgw token new", i, u.Name)
 		}
-		for _, hash := range u.TokenSHA256 {
+		for j, hash := range u.TokenSHA256 {
 			if b, err := hex.DecodeString(hash); err != nil || len(b) != 32 {
 				return fmt.Errorf("users[%d].token_sha256: not 64 hexadecimal digits; it is the hash, not the token: kernelgw token new prints both", i)
 			}
-		}
-		if len(u.Workspaces) == 0 {
-			c.Users[i].Workspaces = []string{u.Name}
-		}
-		for _, w := range c.Users[i].Workspaces {
-			if !workspaceName.MatchString(w) {
-				return fmt.Errorf("users[%d].workspaces: %q has other characters than letters, digits and . _ -", i, w)
-			}
+			c.Users[i].TokenSHA256[j] = strings.ToLower(hash)
 		}
 	}
+	if len(c.Users) == 0 {
+		return nil // the single user's token is made when serving begins
+	}
+	users, err := token.New(token.Options{Users: tokenUsers(c), Store: memory.New(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return fmt.Errorf("users: %w", err)
+	}
+	users.Close()
 	return nil
 }
 
@@ -250,19 +253,28 @@ func (r *fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (
 		return strings.Join(items, ","), nil
 	case bool:
 		return value, nil
+	case nil:
+		return nil, nil // a key without a value is as if it were not there
 	case string:
 		if value == "" {
-			return nil, nil // as if it were not there: an empty path is not the current directory
+			return nil, nil // an empty path is not the current directory
 		}
 		return value, nil
-	default:
+	case int, int64, uint64, float64:
+		if flag.Target.Kind() == reflect.String {
+			return nil, fmt.Errorf("write %v in quotes: it is a text, and YAML would change it as a number", value)
+		}
 		return fmt.Sprint(value), nil
+	default:
+		return nil, fmt.Errorf("a value of this kind cannot be used here: %v", value)
 	}
 }
 
 // users reads the users of the configuration file.
 func (r *fileResolver) users() (users []UserConfig, err error) {
-	err = r.values.UnmarshalWithConf("users", &users, koanf.UnmarshalConf{Tag: "koanf"})
+	err = r.values.UnmarshalWithConf("users", &users, koanf.UnmarshalConf{
+		Tag: "koanf", DecoderConfig: &mapstructure.DecoderConfig{TagName: "koanf", Result: &users, ErrorUnused: true},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("configuration file %s: users: %w", r.path, err)
 	}

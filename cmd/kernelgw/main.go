@@ -132,7 +132,7 @@ func (c *Config) complete(env *environment) (err error) {
 			return err
 		}
 	}
-	return c.Validate()
+	return c.validate()
 }
 
 // ConfigCmd checks or prints the configuration.

@@ -91,12 +91,19 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 		"driver":              {args: []string{"--driver", "docker"}, want: []string{"driver", "gvisor"}},
 		"user without token":  {file: "users: [{name: a}]\n", want: []string{"users[0].token_sha256", "token new"}},
 		"token, not its hash": {file: "users: [{name: a, token_sha256: [secret]}]\n", want: []string{"users[0].token_sha256", "hash"}},
+		"key of a user":       {file: "users: [{name: a, token_sha256: [" + someHash + "], workspace: [team]}]\n", want: []string{"workspace"}},
+		"one token for two": {
+			file: "users: [{name: a, token_sha256: [" + someHash + "]}, {name: b, token_sha256: [" + someHash + "]}]\n", want: []string{"users"},
+		},
+		"token of digits":    {file: "token: 12345678901234567890\n", want: []string{"token", "quotes"}},
+		"token with a space": {args: []string{"--token", "a b"}, want: []string{"token", "spaces"}},
+		"a map for a text":   {file: "image: {a: b}\n", want: []string{"image"}},
 		"user twice": {
 			file: "users: [{name: a, token_sha256: [" + someHash + "]}, {name: a, token_sha256: [" + someHash + "]}]\n",
-			want: []string{"users[1].name"},
+			want: []string{"users"},
 		},
 		"workspace": {
-			file: "users: [{name: a, token_sha256: [" + someHash + "], workspaces: [../b]}]\n", want: []string{"users[0].workspaces"},
+			file: "users: [{name: a, token_sha256: [" + someHash + "], workspaces: [../b]}]\n", want: []string{"users"},
 		},
 		"token beside users": {
 			file: "users: [{name: a, token_sha256: [" + someHash + "]}]\n", args: []string{"--token", "x"}, want: []string{"token", "single user"},
@@ -120,6 +127,20 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestKeyWithoutAValueIsAsIfItWereNotThere(t *testing.T) {
+	out, err := runCommand(t, nil, "config", "print", "--config", writeConfig(t, "token:\nimage:\ndata_dir:\nlisten:\n"))
+	if err != nil || strings.Contains(out, "nil") || !strings.Contains(out, "\ntoken: \"\"\n") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func TestUserWithoutWorkspacesHasOneOfItsName(t *testing.T) {
+	path := writeConfig(t, "users: [{name: alice@example.org, token_sha256: ["+strings.ToUpper(someHash)+"]}]\n")
+	if out, err := runCommand(t, nil, "config", "check", "--config", path); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
@@ -179,12 +200,12 @@ func TestKeptTokenStaysTheSameOverRestarts(t *testing.T) {
 }
 
 func TestTakenDefaultPortMovesOnButANamedOneFails(t *testing.T) {
-	first, err := listen(t.Context(), defaultListen)
+	first, err := listen(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	second, err := listen(t.Context(), defaultListen)
+	second, err := listen(t.Context(), "")
 	if err != nil {
 		t.Fatalf("the next port: %v", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +27,11 @@ import (
 )
 
 // ServeCmd runs the gateway.
-type ServeCmd struct{ Config }
+type ServeCmd struct {
+	Config
+
+	stopKernels atomic.Bool // when the gateway ends
+}
 
 // Run serves until the first SIGINT or SIGTERM, then drains.
 func (c *ServeCmd) Run(env *environment) error {
@@ -69,7 +75,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
 	})
-	users, err := token.New(token.Options{Users: tokenUsers(c), Store: store, Log: log})
+	users, err := token.New(token.Options{Users: tokenUsers(&c.Config), Store: store, Log: log})
 	if err != nil {
 		return err
 	}
@@ -81,11 +87,15 @@ func (c *ServeCmd) Run(env *environment) error {
 	stopping, stop := context.WithCancel(env.ctx)
 	defer stop()
 	env.ctx = stopping
+	shutdown := func() { // asked for by the owner, who means the kernels too, as in Jupyter
+		c.stopKernels.Store(true)
+		stop()
+	}
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
 		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MaxMessageBytes: int64(c.MaxMessage),
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
-		TrustedProxies: proxies, Shutdown: stop,
+		TrustedProxies: proxies, Shutdown: shutdown,
 	})
 	if err != nil {
 		return err
@@ -127,9 +137,11 @@ func (c *ServeCmd) serve(env *environment, log *slog.Logger, manager *kernels.Ma
 		draining, cancel := context.WithTimeout(context.WithoutCancel(env.ctx), c.DrainTimeout)
 		defer cancel()
 		err := server.Drain(draining)
-		if c.OnExit == "stop" {
+		if c.OnExit == "stop" || c.stopKernels.Load() {
 			log.Info("shutting down all kernels")
-			err = errors.Join(err, manager.ShutdownAll(context.WithoutCancel(env.ctx)))
+			ending, cancel := context.WithTimeout(context.WithoutCancel(env.ctx), shutdownTimeout)
+			err = errors.Join(err, manager.ShutdownAll(ending))
+			cancel()
 		}
 		stopKeeping()
 		return err
@@ -170,7 +182,7 @@ func (c *ServeCmd) url(addr net.Addr) string {
 	return url
 }
 
-func tokenUsers(c *ServeCmd) []token.User {
+func tokenUsers(c *Config) []token.User {
 	if len(c.Users) == 0 {
 		return []token.User{token.Single(c.Token)}
 	}
@@ -213,17 +225,21 @@ func (c *Config) keepToken() error {
 	return nil
 }
 
+// shutdownTimeout bounds the end of all kernels.
+const shutdownTimeout = time.Minute
+
 const (
 	defaultListen = "127.0.0.1:8888"
 	portAttempts  = 50
 )
 
-// listen binds the address. When that is the default and its port is taken, it
-// tries the next ports, as Jupyter does.
-func listen(ctx context.Context, address string) (net.Listener, error) {
+// listen binds the address. When none is named and the default port is taken,
+// it tries the next ports, as Jupyter does.
+func listen(ctx context.Context, named string) (net.Listener, error) {
 	var config net.ListenConfig
+	address := cmp.Or(named, defaultListen)
 	listener, err := config.Listen(ctx, "tcp", address)
-	if err == nil || address != defaultListen || !errors.Is(err, unix.EADDRINUSE) {
+	if err == nil || named != "" || !errors.Is(err, unix.EADDRINUSE) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot listen on %s: %w; choose another address with --listen", address, err)
 		}
