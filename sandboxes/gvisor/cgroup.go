@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes/hostproc"
 )
 
 // cgroups are the control groups of this host, in either version.
@@ -139,8 +141,8 @@ func (g cgroups) oomKills(name string) int64 {
 }
 
 // processes returns the processes of the group.
-func (g cgroups) processes(name string) []process {
-	var found []process
+func (g cgroups) processes(name string) []hostproc.ID {
+	var found []hostproc.ID
 	for _, mount := range g.mounts {
 		data, err := os.ReadFile(filepath.Join(mount, name, "cgroup.procs"))
 		if err != nil {
@@ -151,7 +153,7 @@ func (g cgroups) processes(name string) []process {
 			if err != nil {
 				continue
 			}
-			if p, err := identify(pid); err == nil {
+			if p, err := hostproc.Identify(pid); err == nil {
 				found = append(found, p)
 			}
 		}

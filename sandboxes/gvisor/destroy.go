@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/hostproc"
 )
 
 // Destroy implements sandboxes.Driver.
@@ -64,13 +65,13 @@ func (d *Driver) killAll(ctx context.Context, dir, id string) error {
 		d.opts.Log.Warn("a sandbox's process records are unreadable", "sandbox", id, "error", err)
 	}
 	if procs.Sentry.PID != 0 {
-		if err := procs.Sentry.kill(); err != nil {
+		if err := procs.Sentry.Kill(); err != nil {
 			return err
 		}
 		// The supervisor reaps the others and records the end, for those who
 		// wait for it. It is not waited for longer than that takes.
 		patience, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := procs.Supervisor.wait(patience)
+		err := procs.Supervisor.Wait(patience)
 		cancel()
 		if err == nil && !anyAlive(procs) && len(d.groups.processes(cgroupName(id))) == 0 {
 			return nil
@@ -79,9 +80,13 @@ func (d *Driver) killAll(ctx context.Context, dir, id string) error {
 	// Some were never recorded, or a supervisor was killed: look for all there
 	// are, until none starts another.
 	for {
+		list, err := mentioning(dir)
+		if err != nil {
+			return err
+		}
 		found := false
-		for _, p := range append(mentioning(dir), d.groups.processes(cgroupName(id))...) {
-			alive, err := p.alive()
+		for _, p := range append(list, d.groups.processes(cgroupName(id))...) {
+			alive, err := p.Alive()
 			if err != nil {
 				return err
 			}
@@ -89,10 +94,10 @@ func (d *Driver) killAll(ctx context.Context, dir, id string) error {
 				continue
 			}
 			found = true
-			if err := p.kill(); err != nil {
+			if err := p.Kill(); err != nil {
 				return err
 			}
-			if err := p.wait(ctx); err != nil {
+			if err := p.Wait(ctx); err != nil {
 				return err
 			}
 		}
@@ -104,8 +109,8 @@ func (d *Driver) killAll(ctx context.Context, dir, id string) error {
 
 // anyAlive reports whether a recorded process runs.
 func anyAlive(procs processes) bool {
-	for _, p := range append([]process{procs.Supervisor, procs.Sentry}, procs.Others...) {
-		if alive, err := p.alive(); alive || err != nil {
+	for _, p := range append([]hostproc.ID{procs.Supervisor, procs.Sentry}, procs.Others...) {
+		if alive, err := p.Alive(); alive || err != nil {
 			return true
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"kernelgw/sandboxes/hostproc"
 )
 
 // The files of one sandbox's directory. runsc runs with it as its working
@@ -30,9 +32,9 @@ const (
 
 // processes are the host's processes of a sandbox.
 type processes struct {
-	Supervisor process   `json:"supervisor"`
-	Sentry     process   `json:"sentry"` // zero until it runs
-	Others     []process `json:"others,omitempty"`
+	Supervisor hostproc.ID   `json:"supervisor"`
+	Sentry     hostproc.ID   `json:"sentry"` // zero until it runs
+	Others     []hostproc.ID `json:"others,omitempty"`
 }
 
 // writeJSON puts v into a file of dir, whole or not at all, for the owner only.

@@ -1,7 +1,6 @@
 package gvisor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/hostproc"
 )
 
 // plan tells a supervisor what to do.
@@ -82,7 +82,7 @@ func (s *supervisor) report(err error) {
 
 // start runs runsc until the sandbox runs.
 func (s *supervisor) start() error {
-	self, err := identify(os.Getpid())
+	self, err := hostproc.Identify(os.Getpid())
 	if err != nil {
 		return err
 	}
@@ -137,10 +137,14 @@ func (s *supervisor) recordProcesses() error {
 	if err != nil {
 		return fmt.Errorf("cannot find the sentry: %w", err)
 	}
-	if s.procs.Sentry, err = identify(pid); err != nil {
+	if s.procs.Sentry, err = hostproc.Identify(pid); err != nil {
 		return fmt.Errorf("cannot find the sentry: %w", err)
 	}
-	for _, child := range children() {
+	list, err := children()
+	if err != nil {
+		return fmt.Errorf("cannot find the sentry's helpers: %w", err)
+	}
+	for _, child := range list {
 		if child != s.procs.Sentry {
 			s.procs.Others = append(s.procs.Others, child)
 		}
@@ -156,7 +160,7 @@ func (s *supervisor) lifeline() {
 	if n == 1 && b[0] == committed {
 		return
 	}
-	_ = s.procs.Sentry.kill()
+	_ = s.procs.Sentry.Kill()
 }
 
 // reap waits until the sentry has ended, then ends all other children and
@@ -213,41 +217,18 @@ func (s *supervisor) exit(ws unix.WaitStatus, broken limit) sandboxes.Exit {
 // killChildren kills and reaps every child.
 func (s *supervisor) killChildren() {
 	for {
-		for _, child := range children() {
-			_ = child.kill()
+		list, err := children()
+		if err != nil {
+			return // Destroy will look for them
 		}
-		_, err := unix.Wait4(-1, nil, 0, nil)
+		for _, child := range list {
+			_ = child.Kill()
+		}
+		_, err = unix.Wait4(-1, nil, 0, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return // no child is left
 		}
 	}
-}
-
-// children returns the children of this process, the adopted ones included.
-func children() []process {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var found []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
-		}
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) < 2 || fields[1] != strconv.Itoa(os.Getpid()) {
-			continue
-		}
-		if p, err := identify(pid); err == nil {
-			found = append(found, p)
-		}
-	}
-	return found
 }
 
 // formatBytes writes a size as people do: "2.0 GiB".
@@ -276,8 +257,8 @@ func waitEnd(ctx context.Context, dir string) (sandboxes.Exit, error) {
 	}
 	// The sentry last: the supervisor records the end, and then ends itself. If
 	// it was killed before, the sentry's end is all that can be seen.
-	for _, p := range []process{procs.Supervisor, procs.Sentry} {
-		if err := p.wait(ctx); err != nil {
+	for _, p := range []hostproc.ID{procs.Supervisor, procs.Sentry} {
+		if err := p.Wait(ctx); err != nil {
 			return sandboxes.Exit{}, err
 		}
 		if err := readJSON(dir, exitName, &exit); err == nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes/hostproc"
 )
 
 // limit is one that a watch enforces.
@@ -24,7 +26,7 @@ const (
 // watch kills a sentry that takes more of the host than it may.
 type watch struct {
 	// set at construction
-	sentry    process
+	sentry    hostproc.ID
 	memoryCap int64
 	control   string // the host's side of AgentDir
 
@@ -34,7 +36,7 @@ type watch struct {
 	broken limit // owned by run
 }
 
-func startWatch(dir string, sentry process, memoryCap int64) *watch {
+func startWatch(dir string, sentry hostproc.ID, memoryCap int64) *watch {
 	w := &watch{
 		sentry: sentry, memoryCap: memoryCap, control: filepath.Join(dir, runName),
 		ended: make(chan struct{}), joined: make(chan struct{}),
@@ -91,7 +93,7 @@ func (w *watch) run() {
 
 func (w *watch) kill(why limit) {
 	w.broken = why
-	_ = w.sentry.kill() // what is left is that it has ended already
+	_ = w.sentry.Kill() // what is left is that it has ended already
 }
 
 // Memory is looked at again before code that fills it as fast as it can, at

@@ -30,15 +30,11 @@ type ID struct {
 
 // Identify returns the ID of the process, or zombie, that has this pid now.
 func Identify(pid int) (ID, error) {
-	boot, err := bootID()
+	p, err := readStat(pid)
 	if err != nil {
 		return ID{}, err
 	}
-	s, err := readStat(pid)
-	if err != nil {
-		return ID{}, err
-	}
-	return ID{PID: pid, Start: s.Start, Boot: boot}, nil
+	return p.ID()
 }
 
 func bootID() (string, error) {
@@ -62,6 +58,14 @@ func (p ID) Signal(sig unix.Signal) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot send %v to process %d: %w", sig, p.PID, err)
+	}
+	return nil
+}
+
+// Kill sends SIGKILL. That the process is gone is no error.
+func (p ID) Kill() error {
+	if err := p.Signal(unix.SIGKILL); !errors.Is(err, ErrGone) {
+		return err
 	}
 	return nil
 }
@@ -175,6 +179,13 @@ type Process struct {
 	headless bool
 }
 
+// ID returns the ID of the process that the line is about, whoever has its pid
+// by now.
+func (p Process) ID() (ID, error) {
+	boot, err := bootID()
+	return ID{PID: p.PID, Start: p.Start, Boot: boot}, err
+}
+
 // Table returns all processes that this process can see, by pid. Those that
 // come or go meanwhile may be missing.
 func Table() (map[int]Process, error) {
@@ -189,7 +200,7 @@ func Table() (map[int]Process, error) {
 			continue
 		}
 		p, err := readStat(pid)
-		if errors.Is(err, ErrGone) {
+		if errors.Is(err, ErrGone) || errors.Is(err, fs.ErrPermission) { // another user's, with hidepid=1
 			continue
 		}
 		if err != nil {

@@ -111,6 +111,9 @@ func TestReusedPidIsAnotherProcess(t *testing.T) {
 		if err := other.Signal(unix.SIGKILL); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: Signal gave %v, want ErrGone", name, err)
 		}
+		if err := other.Kill(); err != nil {
+			t.Errorf("%s: Kill gave %v", name, err)
+		}
 		if alive, err := other.Alive(); alive || err != nil {
 			t.Errorf("%s: Alive gave %v, %v", name, alive, err)
 		}
@@ -124,13 +127,31 @@ func TestReusedPidIsAnotherProcess(t *testing.T) {
 	if alive, err := p.Alive(); !alive || err != nil {
 		t.Fatalf("the process that has the pid now was harmed: %v, %v", alive, err)
 	}
-	_ = cmd.Process.Kill()
+	if err := p.Kill(); err != nil {
+		t.Errorf("Kill: %v", err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Errorf("Wait for a killed process: %v", err)
+	}
 	_ = cmd.Wait()
 	if err := p.Signal(unix.SIGTERM); !errors.Is(err, ErrGone) {
 		t.Errorf("Signal to a reaped process gave %v, want ErrGone", err)
 	}
 	if err := p.Wait(t.Context()); err != nil {
 		t.Errorf("Wait for a reaped process: %v", err)
+	}
+}
+
+func TestLineOfTheTableNamesItsProcess(t *testing.T) {
+	p, _, cmd := spawn(t, "echo; exec sleep 3600")
+	table, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if id, err := table[p.PID].ID(); id != p || err != nil {
+		t.Errorf("the line names %+v, %v; want %+v", id, err, p)
 	}
 }
 

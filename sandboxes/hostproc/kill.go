@@ -209,10 +209,10 @@ func look(matchers []Matcher) (running []Process, sure bool, err error) {
 	return running, sure, nil
 }
 
-// signal is ID.Signal for a process of a table, which is of this boot.
+// signal sends sig. That the process is gone is no error.
 func (p Process) signal(sig unix.Signal) error {
-	id, err := Identify(p.PID)
-	if err == nil && id.Start == p.Start {
+	id, err := p.ID()
+	if err == nil {
 		err = id.Signal(sig)
 	}
 	if errors.Is(err, ErrGone) {
