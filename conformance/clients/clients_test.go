@@ -162,6 +162,7 @@ func crash(t *testing.T, p *servers.Process) {
 }
 
 func TestNotebookThroughGatewayKernelManager(t *testing.T) {
+	t.Parallel()
 	for _, client := range []string{"nbclient", "papermill"} {
 		t.Run(client, func(t *testing.T) {
 			t.Parallel()
@@ -200,6 +201,7 @@ func TestNotebookThroughGatewayKernelManager(t *testing.T) {
 }
 
 func TestJupyterKernelClient(t *testing.T) {
+	t.Parallel()
 	for _, subprotocol := range []string{"legacy", "v1"} {
 		t.Run(subprotocol, func(t *testing.T) {
 			t.Parallel()
@@ -209,10 +211,10 @@ func TestJupyterKernelClient(t *testing.T) {
 			s.next(t, &got)
 			s.done(t)
 			for key, want := range map[string]string{
-				"language": "python", "status": "ok", "outputs": "[hello\n 42]", "error": "ZeroDivisionError", "variable": "[1 2 3]",
+				"language": "python", "status": "ok", "outputs": "[hello\n 42]", "error": "ZeroDivisionError",
 				"asked": "got ada\n", "interrupted": "KeyboardInterrupt", "restarted": "False\n", "alive": "true",
 			} {
-				if text := strings.ReplaceAll(fmt.Sprint(got[key]), ",", ""); text != want {
+				if text := fmt.Sprint(got[key]); text != want {
 					t.Errorf("%s is %q, want %q", key, text, want)
 				}
 			}

@@ -50,14 +50,18 @@ def with_papermill():
 
     with tempfile.TemporaryDirectory() as folder:
         nbformat.write(notebook(), f"{folder}/in.ipynb")
-        papermill.execute_notebook(
-            f"{folder}/in.ipynb",
-            f"{folder}/out.ipynb",
-            execution_timeout=120,
-            progress_bar=False,
-            kernel_manager_class=import_item(MANAGER),
-            **OPTIONS,
-        )
+        try:
+            papermill.execute_notebook(
+                f"{folder}/in.ipynb",
+                f"{folder}/out.ipynb",
+                execution_timeout=120,
+                progress_bar=False,
+                kernel_manager_class=import_item(MANAGER),
+                **OPTIONS,
+            )
+        except papermill.PapermillExecutionError as error:
+            # It runs to the end and then reports the cell that may raise.
+            assert error.ename == "ZeroDivisionError", error
         return nbformat.read(f"{folder}/out.ipynb", as_version=4)
 
 
