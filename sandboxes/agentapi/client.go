@@ -20,6 +20,9 @@ const (
 	MaxBodyBytes   = 1 << 20          // of an answer
 	MaxLineBytes   = 64 << 10         // of a watch
 	WatchSilence   = 30 * time.Second // a watch ends when no line comes for so long
+	// WatchPause is the least time between two lines of a watch. An honest
+	// agent keeps a longer one; another fills its own buffers and waits.
+	WatchPause = 20 * time.Millisecond
 )
 
 // Timeouts of the calls, if ctx does not end them before.
@@ -109,7 +112,7 @@ func (c *Client) WaitReady(ctx context.Context) error {
 }
 
 // Watch calls seen with the status of the kernel: at once, at each change, and
-// every few seconds. It returns when ctx ends, when the agent ends the watch,
+// every few seconds, but not twice within WatchPause. It returns when ctx ends, when the agent ends the watch,
 // which it does after its kernel was shut down, with io.EOF, or on an error.
 // seen is called from the goroutine of the caller.
 func (c *Client) Watch(ctx context.Context, seen func(Status)) error {
@@ -131,6 +134,11 @@ func (c *Client) Watch(ctx context.Context, seen func(Status)) error {
 			return fmt.Errorf("cannot watch the agent: %w: a line is no status", ErrLies)
 		}
 		seen(s)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot watch the agent: %w", context.Cause(ctx))
+		case <-time.After(WatchPause):
+		}
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("cannot watch the agent: %w", explain(ctx, err))

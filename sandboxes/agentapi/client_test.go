@@ -300,6 +300,32 @@ func TestAgentThatLiesWithSomethingElse(t *testing.T) {
 	}
 }
 
+func TestAgentThatFloodsItsWatch(t *testing.T) {
+	sent := make(chan int, 1)
+	c := lie(t, func(conn net.Conn) {
+		n := 0
+		_, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+		for flood := strings.Repeat("{}\n", 10_000); err == nil && n < 1<<30; {
+			var wrote int
+			wrote, err = io.WriteString(conn, flood)
+			n += wrote
+		}
+		sent <- n
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	seen := 0
+	if err := c.Watch(ctx, func(Status) { seen++ }); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if most := int(300*time.Millisecond/WatchPause) + 1; seen == 0 || seen > most {
+		t.Errorf("saw %d lines in 300 ms, want at most %d", seen, most)
+	}
+	if n := <-sent; n > 32<<20 {
+		t.Errorf("the agent could send %d bytes", n)
+	}
+}
+
 func TestAgentThatLiesAboutItsPlace(t *testing.T) {
 	asked := 0
 	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
