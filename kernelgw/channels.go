@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"kernelgw/jupyter/wsproto"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/kernelgw/splice"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // Close codes of the gateway's own. JupyterLab reconnects after any but 1000
@@ -128,8 +128,7 @@ func notUpgrade(c *call, err error) error {
 func (s *Server) join(ctx context.Context, c *call, id, session string, kernel kernels.Connection) (*splice.Splice, error) {
 	ctx, cancel := context.WithTimeout(ctx, agentPatience)
 	defer cancel()
-	var dialer net.Dialer
-	agent, err := dialer.DialContext(ctx, kernel.Agent.Network, kernel.Agent.Address)
+	agent, err := (&agentapi.Client{Endpoint: kernel.Agent, Token: kernel.Token}).DialRaw(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot dial the agent: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +22,7 @@ import (
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
 )
 
 const v1 = "v1.kernel.websocket.jupyter.org"
@@ -170,6 +173,30 @@ func TestAWebSocketReachesTheAgentAndNoCredentialDoes(t *testing.T) {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("no %s in the metrics", want)
 		}
+	}
+}
+
+// sun_path holds 107 bytes; a data directory may be deeper.
+func TestAnAgentsSocketMayHaveALongPath(t *testing.T) {
+	g := start(t)
+	kernel := g.kernel("math")
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 120))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "agent")
+	l, err := agentapi.ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serveAgent(t, l, echo)
+	g.kernels.set(func(f *fakeKernels) { f.agent = sandboxes.Endpoint{Network: "unix", Address: path} })
+	ws := g.open(kernel)
+	if err := ws.WriteMessage(websocket.TextMessage, []byte("far")); err != nil {
+		t.Fatal(err)
+	}
+	if _, data, err := ws.ReadMessage(); err != nil || string(data) != "far" {
+		t.Errorf("%q %v", data, err)
 	}
 }
 

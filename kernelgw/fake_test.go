@@ -276,6 +276,13 @@ func agent(t *testing.T, handle func(ws *websocket.Conn, r *http.Request)) sandb
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveAgent(t, l, handle)
+	return sandboxes.Endpoint{Network: "tcp", Address: l.Addr().String()}
+}
+
+// serveAgent is agent on a listener.
+func serveAgent(t *testing.T, l net.Listener, handle func(ws *websocket.Conn, r *http.Request)) {
+	t.Helper()
 	var running sync.WaitGroup
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		running.Add(1)
@@ -299,7 +306,6 @@ func agent(t *testing.T, handle func(ws *websocket.Conn, r *http.Request)) sandb
 		<-served
 		running.Wait()
 	})
-	return sandboxes.Endpoint{Network: "tcp", Address: l.Addr().String()}
 }
 
 // echo returns every message, as an agent.
