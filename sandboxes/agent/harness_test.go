@@ -27,7 +27,16 @@ import (
 	"kernelgw/sandboxes/agentapi"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, program := range []string{fake.program, program.path} {
+			if program != "" {
+				os.RemoveAll(filepath.Dir(program))
+			}
+		}
+		os.Exit(code)
+	}))
+}
 
 const testToken = "a-token-of-tests"
 

@@ -78,7 +78,7 @@ const (
 	pingMessages = 32
 	pingBytes    = 64 << 10
 	pingDelay    = 20 * time.Millisecond // after the first message without a ping; 50 at most
-	pingSpacing  = time.Millisecond      // between pings that the quiet of a kernel allows at once
+	pingSpacing  = 5 * time.Millisecond  // between pings that the quiet of a kernel allows at once
 	pingSilence  = 20 * time.Second
 	silence      = 75 * time.Second // without any sign of life; then the connection is cut
 	signOfLife   = 256 << 10        // bytes that a peer took: more than a dead one's buffers grow by pings
