@@ -82,7 +82,7 @@ func (g *generation) link(ctx context.Context) error {
 		case <-dialCtx.Done():
 		}
 	}()
-	conn, err := zmq.Dial(dialCtx, g.proc.info, zmq.Options{MaxMessageBytes: g.hub.maxMessage})
+	conn, err := zmq.Dial(dialCtx, g.proc.info, zmq.Options{MaxMessageBytes: g.hub.maxMessage, TooLarge: g.hub.tooLarge})
 	stop()
 	if err != nil {
 		return err

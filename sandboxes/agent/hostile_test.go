@@ -128,6 +128,29 @@ func TestKernelThatFloodsIsBoundedAndCanBeInterrupted(t *testing.T) {
 	}
 }
 
+func TestKernelMessageOverTheLimitIsReplacedByAWord(t *testing.T) {
+	r := start(t, func(o *Options) { o.Config.MaxMessageBytes = 1 << 20 })
+	r.ready()
+	p := r.connect("s", wsproto.V1)
+	id := p.execute("say before\nbig 2000000\nsay after")
+	var text []string
+	for _, m := range p.cell(id) {
+		if m.MsgType == "stream" {
+			text = append(text, m.text())
+			if m.Parent.MsgID != id {
+				t.Errorf("%q has another parent", m.text())
+			}
+		}
+	}
+	if len(text) != 3 || text[0] != "before\n" || text[2] != "after\n" ||
+		!strings.HasPrefix(text[1], "output truncated: 1 messages, 2000") || !strings.Contains(text[1], "1048576 bytes (max_message_bytes)") {
+		t.Errorf("printed %q", text)
+	}
+	if s := r.now(); s.Dropped != 1 {
+		t.Errorf("status %+v", s)
+	}
+}
+
 func TestPrivateRepliesOfAKernelToNobodyAreDropped(t *testing.T) {
 	r := start(t, nil)
 	r.ready()

@@ -128,6 +128,17 @@ func (c *parentCache) of(header, own []byte) *parentCache {
 
 const maxRememberedParent = 4 << 10
 
+// tooLarge takes what is left of a message of the kernel that is over the limit:
+// where it was missing, text says so.
+func (h *hub) tooLarge(m *jupyter.Message, size int64) {
+	h.dropped.Add(1)
+	if m.Channel == jupyter.Shell {
+		h.track.reply(jupyter.PeekID(m.ParentHeader))
+	}
+	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (max_message_bytes)",
+		size, h.maxMessage), m.ParentHeader)
+}
+
 // learnSession keeps the kernel's session id: messages that the agent makes up
 // carry it, because JupyterLab drops those of another session than the last.
 func (h *hub) learnSession(m *jupyter.Message) {
