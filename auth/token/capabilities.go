@@ -3,7 +3,6 @@ package token
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -81,10 +80,9 @@ func (a *Authenticator) Revoke(ctx context.Context, p auth.Principal, id string)
 }
 
 func (a *Authenticator) endCapability(ctx context.Context, record string) error {
-	if err := a.store.Delete(ctx, registry.Capabilities, record); err != nil {
+	if err := a.end(ctx, capabilities, record); err != nil {
 		return fmt.Errorf("cannot revoke a capability: %w", err)
 	}
-	a.live.end("capability " + record)
 	return nil
 }
 
@@ -127,7 +125,7 @@ func (a *Authenticator) capabilityUser(c capability) (User, bool) {
 
 func (a *Authenticator) capability(ctx context.Context, secret string) (auth.Principal, error) {
 	record := Hash(secret)
-	c, err := a.readCapability(ctx, record)
+	c, err := read[capability](ctx, a.store, capabilities, record)
 	if err != nil {
 		return auth.Principal{}, err
 	}
@@ -140,32 +138,13 @@ func (a *Authenticator) capability(ctx context.Context, secret string) (auth.Pri
 	p := principal(u, auth.MethodCapability, c.Credential)
 	p.Workspaces = []string{c.Workspace}
 	p.Owner = false
-	p.Revoked = a.live.watch("capability "+record, owner{
+	p.Revoked, err = a.watch(ctx, capabilities, record, owner{
 		user: c.User, credential: c.Credential, workspaces: p.Workspaces, expires: c.Expires,
 	})
-	// As in login: a revocation may have come between.
-	if _, err := a.readCapability(ctx, record); err != nil {
-		if errors.Is(err, auth.ErrDenied) {
-			a.live.end("capability " + record)
-		}
+	if err != nil {
 		return auth.Principal{}, err
 	}
 	return p, nil
-}
-
-func (a *Authenticator) readCapability(ctx context.Context, record string) (capability, error) {
-	r, err := a.store.Get(ctx, registry.Capabilities, record)
-	if errors.Is(err, registry.ErrNotFound) {
-		return capability{}, fmt.Errorf("unknown capability: %w", auth.ErrDenied)
-	}
-	if err != nil {
-		return capability{}, fmt.Errorf("cannot read a capability: %w", err)
-	}
-	var c capability
-	if err := json.Unmarshal(r.Value, &c); err != nil {
-		return capability{}, fmt.Errorf("unreadable capability: %w", auth.ErrDenied)
-	}
-	return c, nil
 }
 
 func (c capability) model() auth.Capability {

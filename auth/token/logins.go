@@ -3,7 +3,6 @@ package token
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -48,10 +47,9 @@ func (a *Authenticator) Logout(ctx context.Context, secret string) error {
 }
 
 func (a *Authenticator) endLogin(ctx context.Context, id string) error {
-	if err := a.store.Delete(ctx, registry.Logins, id); err != nil {
+	if err := a.end(ctx, logins, id); err != nil {
 		return fmt.Errorf("cannot log out: %w", err)
 	}
-	a.live.end("login " + id)
 	return nil
 }
 
@@ -68,36 +66,21 @@ func (a *Authenticator) login(ctx context.Context, secret string) (auth.Principa
 		return auth.Principal{}, fmt.Errorf("the login's user or token is gone: %w", auth.ErrDenied)
 	}
 	p := principal(u, auth.MethodCookie, l.Credential)
-	p.Revoked = a.live.watch("login "+id, owner{
+	p.Revoked, err = a.watch(ctx, logins, id, owner{
 		user: l.User, credential: l.Credential, workspaces: p.Workspaces, expires: l.Expires,
 	})
-	// Read again: a logout between the first reading and watch would never
-	// close the channel.
-	if _, err := a.readLogin(ctx, id); err != nil {
-		if errors.Is(err, auth.ErrDenied) {
-			a.live.end("login " + id)
-		}
+	if err != nil {
 		return auth.Principal{}, err
 	}
 	return p, nil
 }
 
 func (a *Authenticator) readLogin(ctx context.Context, id string) (login, error) {
-	r, err := a.store.Get(ctx, registry.Logins, id)
-	if errors.Is(err, registry.ErrNotFound) {
-		return login{}, fmt.Errorf("unknown login: %w", auth.ErrDenied)
-	}
-	if err != nil {
-		return login{}, fmt.Errorf("cannot read a login: %w", err)
-	}
-	var l login
-	if err := json.Unmarshal(r.Value, &l); err != nil {
-		return login{}, fmt.Errorf("unreadable login: %w", auth.ErrDenied)
-	}
-	if !time.Now().Before(l.Expires) {
+	l, err := read[login](ctx, a.store, logins, id)
+	if err == nil && !time.Now().Before(l.Expires) {
 		return login{}, fmt.Errorf("expired login: %w", auth.ErrDenied)
 	}
-	return l, nil
+	return l, err
 }
 
 // trimLogins ends what is dead of all users, and makes room for one more login
