@@ -74,22 +74,11 @@ type treeFS string
 // Open opens a regular file or directory for reading. Anything else (a FIFO
 // would block) is refused.
 func (t treeFS) Open(name string) (fs.File, error) {
-	if !fs.ValidPath(name) {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
-	}
-	root, err := os.OpenRoot(string(t))
+	root, real, info, err := t.find("open", name)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	real, err := resolve(root, name, true)
-	if err != nil {
-		return nil, err
-	}
-	info, err := root.Lstat(real)
-	if err != nil {
-		return nil, err
-	}
 	if !info.Mode().IsRegular() && !info.IsDir() {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("is a %s, not a file", info.Mode().Type())}
 	}
@@ -98,17 +87,27 @@ func (t treeFS) Open(name string) (fs.File, error) {
 
 // Stat describes what a path leads to.
 func (t treeFS) Stat(name string) (fs.FileInfo, error) {
+	root, _, info, err := t.find("stat", name)
+	if err != nil {
+		return nil, err
+	}
+	return info, root.Close()
+}
+
+// find returns where a path leads to, in root, which the caller closes.
+func (t treeFS) find(op, name string) (root *os.Root, real string, info fs.FileInfo, err error) {
 	if !fs.ValidPath(name) {
-		return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrInvalid}
+		return nil, "", nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
 	}
-	root, err := os.OpenRoot(string(t))
+	if root, err = os.OpenRoot(string(t)); err != nil {
+		return nil, "", nil, err
+	}
+	if real, err = resolve(root, name, true); err == nil {
+		info, err = root.Lstat(real)
+	}
 	if err != nil {
-		return nil, err
+		_ = root.Close()
+		return nil, "", nil, err
 	}
-	defer root.Close()
-	real, err := resolve(root, name, true)
-	if err != nil {
-		return nil, err
-	}
-	return root.Lstat(real)
+	return root, real, info, nil
 }
