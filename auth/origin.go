@@ -91,6 +91,23 @@ func normalOrigin(s string) (string, bool) {
 	return u.Scheme + "://" + host, true
 }
 
+// Navigation reports whether a browser asks for a page to show it. Old browsers,
+// and all on plain HTTP, are known by what they accept.
+func Navigation(r *http.Request) bool {
+	if mode := r.Header.Get("Sec-Fetch-Mode"); mode != "" {
+		return mode == "navigate"
+	}
+	for _, line := range r.Header.Values("Accept") {
+		for one := range strings.SplitSeq(line, ",") {
+			media, _, _ := strings.Cut(one, ";")
+			if strings.EqualFold(strings.TrimSpace(media), "text/html") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // CrossSite reports whether the browser says that another site's page made the
 // request. Sec-Fetch-Mode does not count: "no-cors" says nothing about the site
 // (CVE-2026-40864).

@@ -137,33 +137,48 @@ func (s *Server) notTricked(c *call, route Route) error {
 
 // enterPage turns a token in a page's URL into a login, and sends the browser
 // to the same page without it: URLs end up in histories and Referer headers.
+// A script, which would not keep the login, gets the page at once.
 func (s *Server) enterPage(c *call, credentials auth.Credentials) (done bool, err error) {
 	r := c.Request()
 	if !r.URL.Query().Has("token") {
 		s.ensureXSRF(c)
 		return false, nil
 	}
-	if c.who.Method == auth.MethodToken && !s.loggedIn(c, credentials.Cookie) {
-		if err := s.login(c, c.who); err != nil {
-			return false, err
-		}
-	}
 	target := c.page
 	if q := auth.WithoutToken(r.URL.RawQuery); q != "" {
 		target += "?" + q
 	}
-	c.Response().Header().Set("Cache-Control", "no-store")
-	return true, c.Redirect(http.StatusFound, auth.SafeNext(s.base, target))
+	target = auth.SafeNext(s.base, target)
+	if c.who.Method == auth.MethodToken {
+		if !auth.Navigation(r) {
+			return false, nil
+		}
+		before, loggedIn := s.loggedInAs(c, credentials.Cookie)
+		same := loggedIn && before.Issuer == c.who.Issuer && before.Subject == c.who.Subject
+		switch {
+		case loggedIn && !same && auth.CrossSite(r):
+			// The link may be an attacker's, with a token of its own: what its
+			// victim does next would happen in the attacker's workspace.
+			return true, s.loginPage(c, http.StatusForbidden, target, s.ensureXSRF(c),
+				"You are logged in as "+before.DisplayName+". A link on another site would log you in as somebody else. "+
+					"If you want that, enter that user's token here.")
+		case !same:
+			if err := s.login(c, c.who); err != nil {
+				return false, err
+			}
+		}
+	}
+	return true, c.Redirect(http.StatusFound, target)
 }
 
-// loggedIn reports whether a login cookie is the caller's own and valid.
-func (s *Server) loggedIn(c *call, cookie string) bool {
+// loggedInAs returns whose a login cookie is, if it is valid.
+func (s *Server) loggedInAs(c *call, cookie string) (auth.Principal, bool) {
 	if cookie == "" {
-		return false
+		return auth.Principal{}, false
 	}
 	r := c.Request()
 	p, err := s.o.Users.Authenticate(auth.WithCredentials(r.Context(), auth.Credentials{Cookie: cookie}), r)
-	return err == nil && p.Issuer == c.who.Issuer && p.Subject == c.who.Subject
+	return p, err == nil
 }
 
 // pathParam returns a path parameter, decoded.

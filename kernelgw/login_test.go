@@ -63,7 +63,7 @@ func TestVSCodeProbesAndPasswordLogin(t *testing.T) {
 
 func TestATokenInAPagesURLBecomesALogin(t *testing.T) {
 	g := start(t)
-	r := g.want(g.do("GET", "/lab/tree/a%20b.ipynb?token="+adaToken+"&reset", ""), 302)
+	r := g.want(g.navigate("/lab/tree/a%20b.ipynb?token="+adaToken+"&reset"), 302)
 	if l := r.Header.Get("Location"); l != "/lab/tree/a%20b.ipynb?reset" {
 		t.Errorf("redirected to %q", l)
 	}
@@ -78,7 +78,7 @@ func TestATokenInAPagesURLBecomesALogin(t *testing.T) {
 		t.Errorf("CSP %q", page.Header.Get("Content-Security-Policy"))
 	}
 	// Loading the same URL again keeps the login that the browser has.
-	if c := g.do("GET", "/?token="+adaToken, "", "Cookie: "+cookies).Header.Values("Set-Cookie"); len(c) != 0 {
+	if c := g.navigate("/?token="+adaToken, "Cookie: "+cookies).Header.Values("Set-Cookie"); len(c) != 0 {
 		t.Errorf("a second login was made: %q", c)
 	}
 	// The API sets no cookies: clients with a token need none.
@@ -92,11 +92,81 @@ func TestATokenInAPagesURLBecomesALogin(t *testing.T) {
 	}
 }
 
+// 64 requests of a script with the token would end the browser's login, and
+// its WebSockets: a user has no more logins than that.
+func TestScriptsWithATokenEndNoLogins(t *testing.T) {
+	g := start(t)
+	cookies, _ := g.login()
+	g.want(g.do("GET", "/api/kernels", "", "Cookie: "+cookies), 200)
+	for i := range 70 {
+		r := g.want(g.do("GET", "/?token="+adaToken, "", "Accept: */*"), 200)
+		if c := r.Header.Values("Set-Cookie"); len(c) != 0 {
+			t.Fatalf("request %d of a script sets %q", i, c)
+		}
+	}
+	for range 70 {
+		g.want(g.navigate("/?token="+adaToken), 302) // and throws the cookie away
+	}
+	g.want(g.do("GET", "/api/kernels", "", "Cookie: "+cookies), 200)
+}
+
+func TestOnlyNavigationsMakeLogins(t *testing.T) {
+	g := start(t)
+	for name, c := range map[string]struct {
+		headers []string
+		login   bool
+	}{
+		"browser":             {[]string{"Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: none"}, true},
+		"old browser":         {[]string{"Accept: application/xml;q=0.9, Text/HTML;level=1"}, true},
+		"curl":                {[]string{"Accept: */*"}, false},
+		"nothing":             {nil, false},
+		"fetch of a page":     {[]string{"Accept: text/html", "Sec-Fetch-Mode: cors", "Sec-Fetch-Site: same-origin"}, false},
+		"image of a page":     {[]string{"Accept: text/html", "Sec-Fetch-Mode: no-cors", "Sec-Fetch-Site: cross-site"}, false},
+		"similar media types": {[]string{"Accept: text/htmlx, x-text/html, text/*"}, false},
+	} {
+		r := g.do("GET", "/lab?token="+adaToken, "", c.headers...)
+		if got := len(r.Header.Values("Set-Cookie")) > 0; got != c.login || (r.StatusCode == 302) != c.login {
+			t.Errorf("%s: %d, cookies %q", name, r.StatusCode, r.Header.Values("Set-Cookie"))
+		}
+	}
+}
+
+// Login CSRF: a link with the attacker's token, and the victim goes on to work
+// in the attacker's workspace.
+func TestALinkOfAnotherSiteDoesNotReplaceALogin(t *testing.T) {
+	g := start(t)
+	cookies, _ := g.login()
+	for _, site := range []string{"cross-site", "same-site"} {
+		r := g.want(g.navigate("/lab?reset&token="+bobToken, "Cookie: "+cookies, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: "+site), 403)
+		if c := r.Header.Values("Set-Cookie"); len(c) != 0 {
+			t.Errorf("%s: sets %q", site, c)
+		}
+		if !strings.Contains(r.body, "as Ada Lovelace") || !strings.Contains(r.body, `value="/lab?reset"`) || strings.Contains(r.body, bobToken) {
+			t.Errorf("%s: %s", site, r.body)
+		}
+	}
+	// Where it is not another site's doing, or replaces nothing, it is a login.
+	for name, headers := range map[string][]string{
+		"typed":       {"Cookie: " + cookies, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: none"},
+		"dead cookie": {"Cookie: " + strings.Replace(cookies, "=", "=x", 1), "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: cross-site"},
+		"no cookie":   {"Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: cross-site"},
+	} {
+		r := g.want(g.navigate("/lab?token="+bobToken, headers...), 302)
+		if c := r.Header.Values("Set-Cookie"); len(c) == 0 || !strings.HasPrefix(c[0], "kernelgw-") {
+			t.Errorf("%s: sets %q", name, c)
+		}
+	}
+	own := g.want(g.navigate("/lab?token="+adaToken, "Cookie: "+cookies, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: cross-site"), 302)
+	if c := own.Header.Values("Set-Cookie"); len(c) != 0 {
+		t.Errorf("a link with the user's own token sets %q", c)
+	}
+}
+
 func TestPagesNeverShowTheToken(t *testing.T) {
 	g := start(t)
 	for _, r := range []reply{
 		g.ada("GET", "/", ""), g.ada("GET", "/lab", ""), g.do("GET", "/login?token="+adaToken+"&next=/lab?token="+adaToken, ""),
-		g.do("GET", "/?token="+adaToken, ""), g.do("GET", "/lab?token=x"+adaToken, ""),
+		g.do("GET", "/?token="+adaToken, ""), g.navigate("/?token=" + adaToken), g.do("GET", "/lab?token=x"+adaToken, ""),
 	} {
 		if strings.Contains(r.body, adaToken) || strings.Contains(r.Header.Get("Location"), adaToken) {
 			t.Errorf("%s shows the token", r.Request.URL.Path)
@@ -142,7 +212,7 @@ func TestOpenRedirectsAfterLogin(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/tree//evil.com", "/tree/%5c%5cevil.com", "/lab/tree/..%2f..%2f/evil.com"} {
-		r := g.do("GET", path+"?token="+adaToken, "")
+		r := g.navigate(path + "?token=" + adaToken)
 		u, err := url.Parse(r.Header.Get("Location"))
 		if err != nil || u.Host != "" || !strings.HasPrefix(u.EscapedPath(), "/") || strings.HasPrefix(r.Header.Get("Location"), "//") {
 			t.Errorf("%s leads to %q", path, r.Header.Get("Location"))
@@ -237,7 +307,7 @@ func TestCookiesAreSecureUnderTLSOnly(t *testing.T) {
 					o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix(c.trusted)}
 				}
 			})
-			r := g.want(g.do("GET", "/?token="+adaToken, "", c.proto...), 302)
+			r := g.want(g.navigate("/?token="+adaToken, c.proto...), 302)
 			cookie := r.Header.Values("Set-Cookie")[0]
 			if strings.Contains(cookie, "; Secure") != c.secure || strings.HasPrefix(cookie, "__Host-") != c.secure {
 				t.Errorf("cookie %q", cookie)

@@ -161,6 +161,12 @@ func (g *gateway) ada(method, path, body string, headers ...string) reply {
 	return g.do(method, path, body, append([]string{"Authorization: token " + adaToken}, headers...)...)
 }
 
+// navigate opens a page as a browser does.
+func (g *gateway) navigate(path string, headers ...string) reply {
+	g.t.Helper()
+	return g.do("GET", path, "", append([]string{"Accept: text/html,application/xhtml+xml,*/*;q=0.8"}, headers...)...)
+}
+
 func (g *gateway) want(r reply, status int) reply {
 	g.t.Helper()
 	if r.StatusCode != status {
@@ -173,7 +179,7 @@ func (g *gateway) want(r reply, status int) reply {
 // and the XSRF token.
 func (g *gateway) login() (cookies, xsrf string) {
 	g.t.Helper()
-	r := g.want(g.do("GET", "/?token="+adaToken, ""), http.StatusFound)
+	r := g.want(g.navigate("/?token="+adaToken), http.StatusFound)
 	for _, c := range r.Cookies() {
 		cookies += c.Name + "=" + c.Value + "; "
 		if c.Name == auth.XSRFCookie {

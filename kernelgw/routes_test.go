@@ -285,7 +285,7 @@ func TestBaseURLIsBeforeEverything(t *testing.T) {
 	if csp != "frame-ancestors 'self'; report-uri /hub-x/api/security/csp-report; default-src 'none'" {
 		t.Errorf("CSP %q", csp)
 	}
-	cookie := g.do("GET", "/hub-x/?token="+adaToken, "").Header.Get("Set-Cookie")
+	cookie := g.navigate("/hub-x/?token=" + adaToken).Header.Get("Set-Cookie")
 	if !strings.Contains(cookie, "; Path=/hub-x/;") {
 		t.Errorf("cookie %q", cookie)
 	}

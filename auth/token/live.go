@@ -16,6 +16,7 @@ type live struct {
 type entry struct {
 	ended  chan struct{}
 	owner  owner
+	used   time.Time   // when the credential was last presented
 	expiry *time.Timer // nil: none
 }
 
@@ -41,8 +42,19 @@ func (l *live) watch(key string, o owner) <-chan struct{} {
 			e.expiry = time.AfterFunc(time.Until(o.expires), func() { l.end(key) })
 		}
 	}
-	e.owner = o
+	e.owner, e.used = o, time.Now()
 	return e.ended
+}
+
+// used returns when the credential of that key was last presented to this
+// process; the zero time is never.
+func (l *live) used(key string) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.entries[key]; e != nil {
+		return e.used
+	}
+	return time.Time{}
 }
 
 // end closes the channel of that key.

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,7 +12,8 @@ import (
 	"kernelgw/kernelgw/registry"
 )
 
-// maxLogins is how many logins a user has at a time; the oldest end first.
+// maxLogins is how many logins a user has at a time. Those that nobody uses end
+// first, the oldest of them before the others.
 const maxLogins = 64
 
 // login is the stored document of a login. Its id is the hash of its secret.
@@ -91,8 +93,8 @@ func (a *Authenticator) trimLogins(ctx context.Context, user string) error {
 		return err
 	}
 	type own struct {
-		id      string
-		created time.Time
+		id            string
+		used, created time.Time
 	}
 	var mine []own
 	for _, r := range records {
@@ -104,10 +106,12 @@ func (a *Authenticator) trimLogins(ctx context.Context, user string) error {
 			continue
 		}
 		if l.User == user {
-			mine = append(mine, own{r.ID, l.Created})
+			mine = append(mine, own{r.ID, a.live.used("login " + r.ID), l.Created})
 		}
 	}
-	slices.SortFunc(mine, func(x, y own) int { return x.created.Compare(y.created) })
+	slices.SortFunc(mine, func(x, y own) int {
+		return cmp.Or(x.used.Compare(y.used), x.created.Compare(y.created))
+	})
 	for len(mine) >= maxLogins {
 		if err := a.endLogin(ctx, mine[0].id); err != nil {
 			return err

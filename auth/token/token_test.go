@@ -404,6 +404,52 @@ func TestLoginsAndCapabilitiesAreBounded(t *testing.T) {
 	}
 }
 
+// 64 logins that nobody uses would end the one that a browser works with.
+func TestLoginsInUseOutliveThoseThatAreNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t, users())
+		defer f.Close()
+		ctx := context.Background()
+		ada := f.must(t, tokens(adaToken))
+		login := func() string {
+			t.Helper()
+			time.Sleep(time.Second)
+			secret, err := f.Login(ctx, ada)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return secret
+		}
+		browser, asleep := login(), login()
+		f.must(t, auth.Credentials{Cookie: asleep})
+		time.Sleep(time.Second)
+		working := f.must(t, auth.Credentials{Cookie: browser})
+		for range 70 {
+			login()
+		}
+		if ended(working) {
+			t.Fatal("the login in use was ended for ones that nobody used")
+		}
+		f.must(t, auth.Credentials{Cookie: asleep})
+		f.must(t, auth.Credentials{Cookie: browser})
+		// Among those in use, who was away longest goes first.
+		used := map[string]bool{}
+		for range 63 {
+			secret := login()
+			f.must(t, auth.Credentials{Cookie: secret})
+			f.must(t, auth.Credentials{Cookie: browser})
+			used[secret] = true
+		}
+		if _, err := f.who(auth.Credentials{Cookie: asleep}); !errors.Is(err, auth.ErrDenied) {
+			t.Errorf("the login that was away longest: %v", err)
+		}
+		for secret := range used {
+			f.must(t, auth.Credentials{Cookie: secret})
+		}
+		f.must(t, auth.Credentials{Cookie: browser})
+	})
+}
+
 func TestDamagedRecordsAreRefused(t *testing.T) {
 	f := start(t, users())
 	ctx := context.Background()
