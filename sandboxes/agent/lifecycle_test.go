@@ -223,6 +223,27 @@ func TestShutdown(t *testing.T) {
 	<-r.ended
 }
 
+// A script that has not closed its WebSocket, and reads it no more, shuts its
+// kernel down.
+func TestClientThatReadsNothingDoesNotHoldUpTheEnd(t *testing.T) {
+	r := start(t, nil)
+	r.ready()
+	d := websocket.Dialer{NetDialContext: r.dialContext}
+	ws, _, err := d.Dial("ws://agent/v1/channels?session_id=s", http.Header{"Authorization": {"Bearer " + testToken}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	if code, body := r.call("POST", "/v1/kernel/shutdown"); code != http.StatusNoContent {
+		t.Fatalf("shutdown: %d %s", code, body)
+	}
+	select {
+	case <-r.ended:
+	case <-time.After(drainTime):
+		t.Error("the agent waits as for a client that still has something to get")
+	}
+}
+
 func TestShutdownRequestOfAClientEndsTheAgent(t *testing.T) {
 	r := start(t, nil)
 	r.ready()

@@ -401,7 +401,14 @@ func (s *socket) finish(end *ending) {
 	s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(end.code, shorten(end.reason)), time.Time{})
 	if s.conn.flush() != nil {
 		s.cut()
+		return
 	}
+	// All is said: a client that reads nothing does not hold up the end.
+	s.mu.Lock()
+	if s.cutter != nil {
+		s.cutter.Reset(closeTime)
+	}
+	s.mu.Unlock()
 }
 
 // shorten cuts a reason to what fits into a close frame.
