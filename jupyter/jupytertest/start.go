@@ -2,8 +2,6 @@ package jupytertest
 
 import (
 	"context"
-	"encoding/json"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -49,22 +47,5 @@ func Spec(program string) jupyter.Kernelspec {
 		Argv:        []string{program, "-f", "{connection_file}"},
 		DisplayName: "Fake",
 		Language:    "fake",
-	}
-}
-
-// WriteSpec puts a kernelspec of that name under dir, which then is an entry for
-// JUPYTER_PATH.
-func WriteSpec(t testing.TB, dir, name string, spec jupyter.Kernelspec) {
-	t.Helper()
-	to := filepath.Join(dir, "kernels", name)
-	if err := os.MkdirAll(to, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	b, err := json.Marshal(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(to, "kernel.json"), b, 0o644); err != nil {
-		t.Fatal(err)
 	}
 }

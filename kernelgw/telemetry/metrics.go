@@ -73,6 +73,3 @@ func NewMetrics() *Metrics {
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
 }
-
-// Gatherer gives tests and exporters the collected values.
-func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }

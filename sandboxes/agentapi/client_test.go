@@ -84,8 +84,6 @@ func TestCallsReachTheAgent(t *testing.T) {
 		switch r.URL.Path {
 		case "/v1/kernel/interrupt", "/v1/kernel/shutdown":
 			w.WriteHeader(http.StatusNoContent)
-		case "/v1/usage":
-			json.NewEncoder(w).Encode(Usage{Processes: 3})
 		default:
 			json.NewEncoder(w).Encode(want)
 		}
@@ -97,16 +95,12 @@ func TestCallsReachTheAgent(t *testing.T) {
 	if s, err := c.Restart(ctx); err != nil || s != want {
 		t.Errorf("Restart: %+v, %v", s, err)
 	}
-	if u, err := c.Usage(ctx); err != nil || u.Processes != 3 {
-		t.Errorf("Usage: %+v, %v", u, err)
-	}
 	if err := errors.Join(c.Interrupt(ctx), c.Shutdown(ctx), c.WaitReady(ctx)); err != nil {
 		t.Error(err)
 	}
 	got := strings.Join(asked, "\n")
 	wanted := `GET /v1/status Bearer secret
 POST /v1/kernel/restart Bearer secret
-GET /v1/usage Bearer secret
 POST /v1/kernel/interrupt Bearer secret
 POST /v1/kernel/shutdown Bearer secret
 GET /v1/status Bearer secret`
