@@ -18,13 +18,15 @@ var (
 )
 
 // Method is how a request proved who it is. It decides about XSRF and Origin:
-// only a cookie is sent by a browser without the page's doing.
+// a cookie, and a password for Basic, are sent by a browser without the page's
+// doing.
 type Method string
 
 // The methods, in the order in which a request is searched for credentials.
 const (
 	MethodCapability Method = "capability" // secret in the URL path
-	MethodToken      Method = "token"      // query or Authorization header
+	MethodToken      Method = "token"      // query, or Authorization header but for Basic
+	MethodBasic      Method = "basic"      // password of "Authorization: Basic"
 	MethodCookie     Method = "cookie"     // login cookie
 )
 

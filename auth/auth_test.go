@@ -33,8 +33,9 @@ func TestParseAuthorization(t *testing.T) {
 		"Bearer\u00a0abc":      "",
 		"AWS4-HMAC-SHA256 a=b": "",
 	} {
-		if got := auth.ParseAuthorization(header); got != want {
-			t.Errorf("ParseAuthorization(%q) = %q, want %q", header, got, want)
+		got, basic := auth.ParseAuthorization(header)
+		if got != want || basic != strings.HasPrefix(header, "Basic") {
+			t.Errorf("ParseAuthorization(%q) = %q, %v, want %q", header, got, basic, want)
 		}
 	}
 }
@@ -45,6 +46,10 @@ func TestReadCredentialsInTheOrderOfTheContract(t *testing.T) {
 	r.AddCookie(&http.Cookie{Name: "login", Value: "c"})
 	c := auth.ReadCredentials(r, "login")
 	if len(c.Tokens) != 2 || c.Tokens[0] != "q" || c.Tokens[1] != "h" || c.Cookie != "c" {
+		t.Errorf("credentials = %+v", c)
+	}
+	r.Header.Set("Authorization", "Basic dXNlcjpwdw==")
+	if c := auth.ReadCredentials(r, "login"); len(c.Tokens) != 1 || c.Basic != "pw" || c.Cookie != "c" {
 		t.Errorf("credentials = %+v", c)
 	}
 	r = httptest.NewRequest("GET", "/api?token=", nil)
@@ -129,7 +134,7 @@ func FuzzParseAuthorization(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
-		got := auth.ParseAuthorization(header)
+		got, _ := auth.ParseAuthorization(header)
 		if len(got) > len(header) {
 			t.Fatalf("ParseAuthorization(%q) = %q is longer than the header", header, got)
 		}

@@ -16,13 +16,15 @@ type Credentials struct {
 	Capability string
 	// Tokens are tried in order: query, then Authorization header.
 	Tokens []string
+	// Basic is the password of "Authorization: Basic", tried after Tokens.
+	Basic string
 	// Cookie is the login cookie's value. It is tried last.
 	Cookie string
 }
 
 // Empty reports whether nothing was presented.
 func (c Credentials) Empty() bool {
-	return c.Capability == "" && len(c.Tokens) == 0 && c.Cookie == ""
+	return c.Capability == "" && len(c.Tokens) == 0 && c.Basic == "" && c.Cookie == ""
 }
 
 // ReadCredentials finds the credentials of a request in its query, its
@@ -34,8 +36,11 @@ func ReadCredentials(r *http.Request, cookie string) Credentials {
 	if t := r.URL.Query().Get("token"); t != "" {
 		c.Tokens = append(c.Tokens, t)
 	}
-	if t := ParseAuthorization(r.Header.Get("Authorization")); t != "" {
-		c.Tokens = append(c.Tokens, t)
+	switch secret, basic := ParseAuthorization(r.Header.Get("Authorization")); {
+	case basic:
+		c.Basic = secret
+	case secret != "":
+		c.Tokens = append(c.Tokens, secret)
 	}
 	if k, err := r.Cookie(cookie); err == nil {
 		c.Cookie = k.Value
@@ -44,23 +49,24 @@ func ReadCredentials(r *http.Request, cookie string) Credentials {
 }
 
 // ParseAuthorization returns the token of an Authorization header: "token T",
-// "Bearer T", or the password of "Basic" (what JUPYTER_GATEWAY_HTTP_PWD sends).
-// Schemes are case-insensitive. It returns "" when there is none.
-func ParseAuthorization(header string) string {
+// "Bearer T", or the password of "Basic" (what JUPYTER_GATEWAY_HTTP_PWD sends),
+// and whether it is that. Schemes are case-insensitive. It returns "" when there
+// is none.
+func ParseAuthorization(header string) (secret string, basic bool) {
 	scheme, rest, _ := strings.Cut(strings.TrimSpace(header), " ")
 	rest = strings.TrimSpace(rest)
 	switch strings.ToLower(scheme) {
 	case "token", "bearer":
-		return rest
+		return rest, false
 	case "basic":
 		pair, err := base64.StdEncoding.DecodeString(rest)
 		if err != nil {
-			return ""
+			return "", true
 		}
 		_, password, _ := strings.Cut(string(pair), ":")
-		return password
+		return password, true
 	}
-	return ""
+	return "", false
 }
 
 type credentialsKey struct{}

@@ -201,7 +201,7 @@ func TestAnAgentsSocketMayHaveALongPath(t *testing.T) {
 }
 
 func TestOriginForgeriesOnWebSocketsAreRefusedBeforeTheUpgrade(t *testing.T) {
-	g := start(t, func(o *kernelgw.Options) { o.AllowOrigins = []string{"https://trusted.example.com"} })
+	g := start(t, func(o *kernelgw.Options) { o.AllowOrigins, o.AllowCredentials = []string{"https://trusted.example.com"}, true })
 	kernel := g.kernel("math")
 	endpoint := agent(t, echo)
 	g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })

@@ -45,7 +45,7 @@ func (s *Server) getLogin(c *call) error {
 // needs exactly 302, and the session as the first cookie.
 func (s *Server) postLogin(c *call) error {
 	r := c.Request()
-	if !s.origins.Allow(r, c.secure) || auth.CrossSite(r) {
+	if !s.trusted.Allow(r, c.secure) || auth.CrossSite(r) {
 		return forbidden("Cross-site logins are not allowed")
 	}
 	body, err := s.readBody(c)

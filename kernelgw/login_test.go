@@ -1,6 +1,7 @@
 package kernelgw_test
 
 import (
+	"encoding/base64"
 	"html"
 	"net/http"
 	"net/netip"
@@ -255,6 +256,52 @@ func TestCookiesAloneChangeNothing(t *testing.T) {
 	}
 }
 
+// A browser that was once given a password for Basic sends it by itself, with
+// every request and whoever's page makes it. Programs send no Origin.
+func TestBasicIsNoProofOfIntent(t *testing.T) {
+	basic := "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("user:"+adaToken))
+	for _, credentials := range []bool{false, true} {
+		g := start(t, func(o *kernelgw.Options) {
+			o.AllowOrigins, o.AllowCredentials = []string{"https://editor.test"}, credentials
+		})
+		kernel := g.kernel("math")
+		endpoint := agent(t, echo)
+		g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
+		listed := map[bool]int{false: 404, true: 201}[credentials]
+		for name, c := range map[string]struct {
+			headers []string
+			status  int
+		}{
+			"a gateway client":    {nil, 201},
+			"our own page":        {[]string{"Origin: " + g.url, "Sec-Fetch-Site: same-origin"}, 201},
+			"another page":        {[]string{"Origin: https://evil.test"}, 404},
+			"a form, no Origin":   {[]string{"Content-Type: text/plain", "Sec-Fetch-Site: cross-site"}, 403},
+			"a sibling":           {[]string{"Sec-Fetch-Site: same-site"}, 403},
+			"null":                {[]string{"Origin: null"}, 404},
+			"a listed page":       {[]string{"Origin: https://editor.test", "Sec-Fetch-Site: cross-site"}, listed},
+			"wrong token as well": {[]string{"Origin: https://evil.test", "Cookie: a=b"}, 404},
+		} {
+			headers := append(c.headers, basic)
+			if r := g.do("POST", "/api/kernels", "", headers...); r.StatusCode != c.status {
+				t.Errorf("POST by %s: %d %s, want %d", name, r.StatusCode, r.body, c.status)
+			}
+			ws, r, err := g.dial("/api/kernels/"+kernel+"/channels", headers...)
+			if want := map[bool]int{true: 101, false: 403}[c.status == 201]; r.StatusCode != want {
+				t.Errorf("WebSocket by %s: %d %s, want %d", name, r.StatusCode, r.body, want)
+			}
+			if err == nil {
+				_ = ws.Close()
+			}
+		}
+		r := g.want(g.do("GET", "/api/kernels", "", basic, "Origin: https://evil.test"), 200)
+		if allowed := r.Header.Get("Access-Control-Allow-Origin"); allowed != "" {
+			t.Errorf("%q may read what Basic got", allowed)
+		}
+		// A token beside it was put there by a program.
+		g.want(g.do("POST", "/api/kernels?token="+adaToken, "", basic, "Origin: https://any.test"), 201)
+	}
+}
+
 // CVE-2023-40170, CVE-2019-9644: another site's page reads with the cookie.
 func TestCrossSiteReadsWithACookieAreRefused(t *testing.T) {
 	g := start(t)
@@ -328,7 +375,8 @@ func TestCORSOfTokensAndLists(t *testing.T) {
 		"capability":         {[]string{"Origin: https://any.test"}, "https://any.test", 200},
 		"listed, no token":   {[]string{"Origin: https://editor.test"}, "https://editor.test", 403},
 		"unlisted, no token": {[]string{"Origin: https://any.test"}, "", 403},
-		"listed, cookie":     {[]string{"Cookie: " + cookies, "Origin: https://editor.test", "Sec-Fetch-Site: cross-site"}, "https://editor.test", 200},
+		"listed, cookie":     {[]string{"Cookie: " + cookies, "Origin: https://editor.test", "Sec-Fetch-Site: cross-site"}, "https://editor.test", 404},
+		"listed, cookie, v2": {[]string{"Cookie: " + cookies, "Origin: https://editor.test"}, "https://editor.test", 404},
 		"unlisted, cookie":   {[]string{"Cookie: " + cookies, "Origin: https://any.test"}, "", 404},
 		"forged, cookie":     {[]string{"Cookie: " + cookies, "Origin: https://editor.test.evil.test"}, "", 404},
 	} {
@@ -341,6 +389,41 @@ func TestCORSOfTokensAndLists(t *testing.T) {
 			r.Header.Get("Access-Control-Allow-Credentials") != "" {
 			t.Errorf("%s: %d %v", name, r.StatusCode, r.Header)
 		}
+	}
+}
+
+// Without AllowCredentials a listed page may send tokens, not the cookie.
+func TestCookiesOfListedOriginsNeedAllowCredentials(t *testing.T) {
+	for _, allow := range []bool{false, true} {
+		g := start(t, func(o *kernelgw.Options) {
+			o.AllowOrigins, o.AllowCredentials = []string{"https://editor.test"}, allow
+		})
+		kernel := g.kernel("math")
+		endpoint := agent(t, echo)
+		g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
+		cookies, xsrf := g.login()
+		headers := []string{"Cookie: " + cookies, "X-XSRFToken: " + xsrf, "Origin: https://editor.test", "Sec-Fetch-Site: cross-site"}
+		status := func(yes, no int) int {
+			if allow {
+				return yes
+			}
+			return no
+		}
+		g.want(g.do("GET", "/api/kernels", "", headers...), status(200, 404))
+		g.want(g.do("POST", "/api/kernels", "", headers...), status(201, 404))
+		ws, r, err := g.dial("/api/kernels/"+kernel+"/channels", headers...)
+		if r.StatusCode != status(101, 403) {
+			t.Errorf("WebSocket, credentials allowed %v: %d", allow, r.StatusCode)
+		}
+		if err == nil {
+			_ = ws.Close()
+		}
+		ws, r, err = g.dial("/api/kernels/"+kernel+"/channels?token="+adaToken, headers...)
+		if err != nil {
+			t.Errorf("WebSocket with a token: %d", r.StatusCode)
+			continue
+		}
+		_ = ws.Close()
 	}
 }
 

@@ -66,7 +66,8 @@ type Options struct {
 	// AllowOrigins are origins whose pages may call the server, written
 	// scheme://host[:port].
 	AllowOrigins []string
-	// AllowCredentials lets those pages send the login cookie.
+	// AllowCredentials lets those pages send what browsers send by themselves:
+	// the login cookie, or a password for Basic. Without it they need a token.
 	AllowCredentials bool
 	// FrameAncestors are further origins whose pages may embed ours.
 	FrameAncestors []string
@@ -89,7 +90,8 @@ type Server struct {
 	// set at construction
 	o       Options
 	base    string
-	origins auth.Origins
+	origins auth.Origins // that may call with a token
+	trusted auth.Origins // that may call with what browsers send by themselves
 	csp     string // for pages
 	echo    *echo.Echo
 	http    *http.Server
@@ -133,6 +135,9 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		o: o, base: o.BaseURL, origins: origins, csp: contentSecurityPolicy(o.BaseURL, o.FrameAncestors),
 		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(),
+	}
+	if o.AllowCredentials {
+		s.trusted = origins
 	}
 	s.register(Routes())
 	s.http = &http.Server{

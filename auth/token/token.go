@@ -176,9 +176,12 @@ func (a *Authenticator) authenticate(ctx context.Context, c auth.Credentials) (a
 		return a.capability(ctx, c.Capability)
 	}
 	for _, t := range c.Tokens {
-		if p, ok := a.token(t); ok {
+		if p, ok := a.token(t, auth.MethodToken); ok {
 			return p, nil
 		}
+	}
+	if p, ok := a.token(c.Basic, auth.MethodBasic); ok {
+		return p, nil
 	}
 	if c.Cookie != "" {
 		return a.login(ctx, c.Cookie)
@@ -186,7 +189,7 @@ func (a *Authenticator) authenticate(ctx context.Context, c auth.Credentials) (a
 	return auth.Principal{}, fmt.Errorf("wrong token: %w", auth.ErrDenied)
 }
 
-func (a *Authenticator) token(token string) (auth.Principal, bool) {
+func (a *Authenticator) token(token string, m auth.Method) (auth.Principal, bool) {
 	if token == "" {
 		return auth.Principal{}, false
 	}
@@ -206,7 +209,7 @@ func (a *Authenticator) token(token string) (auth.Principal, bool) {
 	if found == nil {
 		return auth.Principal{}, false
 	}
-	p := principal(*found, auth.MethodToken, credential)
+	p := principal(*found, m, credential)
 	p.Revoked = a.live.watch("token "+credential, owner{user: found.Name, credential: credential, workspaces: p.Workspaces})
 	return p, true
 }
