@@ -5,6 +5,7 @@ package probe
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -211,7 +212,9 @@ func (s *Server) CreateKernel() (string, error) {
 
 // outside sends a request with no body for code that has no test to fail.
 func (s *Server) outside(method, path string, v any) error {
-	r, err := http.NewRequest(method, s.Base+path, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, s.Base+path, nil)
 	if err != nil {
 		return err
 	}
