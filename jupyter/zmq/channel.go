@@ -78,8 +78,8 @@ func endpoint(info jupyter.ConnectionInfo, port int) (network, address string, e
 // connect dials until the kernel has bound its socket or ctx ends.
 func connect(ctx context.Context, network, address string) (net.Conn, error) {
 	// A kernel takes 100 ms to seconds to bind. Often at first, so that a fast
-	// one is not made to wait.
-	pause, slow := 5*time.Millisecond, time.Now().Add(2*time.Second)
+	// one is not made to wait; then in steps that are small beside its start.
+	started := time.Now()
 	for {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, network, address)
@@ -89,8 +89,12 @@ func connect(ctx context.Context, network, address string) (net.Conn, error) {
 		if ctx.Err() == nil && !notBoundYet(err) {
 			return nil, err
 		}
-		if time.Now().After(slow) {
+		pause := 5 * time.Millisecond
+		switch waited := time.Since(started); {
+		case waited > 2*time.Second:
 			pause = 50 * time.Millisecond
+		case waited > 200*time.Millisecond:
+			pause = 15 * time.Millisecond
 		}
 		select {
 		case <-ctx.Done():

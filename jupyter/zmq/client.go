@@ -131,25 +131,23 @@ func Dial(ctx context.Context, info jupyter.ConnectionInfo, o Options) (*Client,
 		return nil, fmt.Errorf("cannot connect to the kernel: signature scheme %q is not hmac-sha256", info.SignatureScheme)
 	}
 	c := &Client{channels: make([]*channel, 4), tooLarge: o.TooLarge, lastWords: time.Second}
-	group, groupCtx := errgroup.WithContext(ctx)
-	for i, to := range []struct {
-		name jupyter.Channel
-		port int
-	}{
-		{jupyter.Shell, info.ShellPort},
-		{jupyter.Control, info.ControlPort},
-		{jupyter.Stdin, info.StdinPort},
-		{jupyter.IOPub, info.IOPubPort},
-	} {
-		group.Go(func() error {
-			ch, err := dialChannel(groupCtx, to.name, info, to.port, o)
-			if err != nil {
-				return fmt.Errorf("cannot connect to the kernel's %s socket: %w", to.name, err)
-			}
-			c.channels[i] = ch
-			return nil
-		})
+	dial := func(ctx context.Context, i int, name jupyter.Channel, port int) error {
+		ch, err := dialChannel(ctx, name, info, port, o)
+		if err != nil {
+			return fmt.Errorf("cannot connect to the kernel's %s socket: %w", name, err)
+		}
+		c.channels[i] = ch
+		return nil
 	}
+	// Kernels bind shell first. While there is none, only it is tried: attempts
+	// cost the sandbox CPU that the kernel needs to start.
+	if err := dial(ctx, 0, jupyter.Shell, info.ShellPort); err != nil {
+		return nil, err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return dial(groupCtx, 1, jupyter.Control, info.ControlPort) })
+	group.Go(func() error { return dial(groupCtx, 2, jupyter.Stdin, info.StdinPort) })
+	group.Go(func() error { return dial(groupCtx, 3, jupyter.IOPub, info.IOPubPort) })
 	if err := group.Wait(); err != nil {
 		c.Close()
 		return nil, err

@@ -28,11 +28,15 @@ func Harden(dropCapabilities bool) error {
 	if !dropCapabilities {
 		return nil
 	}
-	for capability := range uintptr(64) {
-		err := prctlAllThreads(unix.PR_CAPBSET_DROP, capability)
+	for capability := range 64 {
+		held, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(capability), 0, 0, 0)
 		if err == unix.EINVAL { // past the last capability of this kernel
 			break
 		}
+		if err == nil && held == 0 {
+			continue // stopping all threads for nothing is dear in gVisor
+		}
+		err = prctlAllThreads(unix.PR_CAPBSET_DROP, uintptr(capability))
 		if err == unix.EPERM {
 			// Without CAP_SETPCAP. The kernel's user has none all the same: the
 			// change of user takes them, and nothing it executes gives any.
