@@ -75,14 +75,11 @@ func (s imageStore) Resolve(ctx context.Context, ref string) (gvisor.Rootfs, err
 	}, nil
 }
 
-// realAgent builds cmd/kernelagent, statically.
+// realAgent is a built cmd/kernelagent.
 func realAgent(t testing.TB) string {
 	t.Helper()
-	if path := os.Getenv("KERNELGW_TEST_KERNELAGENT"); path != "" {
-		return path
-	}
-	path := filepath.Join(shortTempDir(t), "kernelagent")
-	if err := buildStatic(path, "../../cmd/kernelagent"); err != nil {
+	path, err := theAgent()
+	if err != nil {
 		t.Fatalf("cannot build the agent: %v", err)
 	}
 	return path

@@ -24,7 +24,9 @@ import (
 const ordinaryUser = 65534
 
 // TestAsOrdinaryUser runs every other test of this package again as a user
-// without any privilege, in rootless mode.
+// without any privilege, in rootless mode. It does not run beside the others:
+// the ids of its sandboxes, which name control groups of the host, are the
+// same.
 func TestAsOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("this is an ordinary user: all the other tests are in rootless mode already")

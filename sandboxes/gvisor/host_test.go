@@ -40,20 +40,36 @@ func runsc(t testing.TB) string {
 	return path
 }
 
-// testAgent builds the agent of testdata once.
-var testAgent = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("KERNELGW_TEST_AGENT"); path != "" {
-		return path, nil
-	}
-	path := filepath.Join(os.TempDir(), "kernelgw-gvisor-test-agent")
-	return path, buildStatic(path, "./testdata/agent")
-})
+// The agent of testdata and the real one. Each is built once, also for children
+// of this test that play gateways, and for an ordinary user.
+var (
+	testAgent = builtOnce("KERNELGW_TEST_AGENT", "./testdata/agent")
+	theAgent  = builtOnce("KERNELGW_TEST_KERNELAGENT", "../../cmd/kernelagent")
+)
 
-func buildStatic(path, pkg string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	cmd.Stderr = os.Stderr
-	return cmd.Run()
+// built are the directories of what was built; TestMain removes them.
+var built sync.Map
+
+// builtOnce returns a function that builds pkg, statically, unless the
+// environment variable known names the program already.
+func builtOnce(known, pkg string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		if path := os.Getenv(known); path != "" {
+			return path, nil
+		}
+		dir, err := os.MkdirTemp("", "kgw")
+		if err != nil {
+			return "", err
+		}
+		built.Store(dir, nil)
+		path := filepath.Join(dir, filepath.Base(pkg))
+		cmd := exec.Command("go", "build", "-trimpath", "-o", path, pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+		return path, os.Setenv(known, path)
+	})
 }
 
 // images is a store with one image: the least that a sandbox can start from.

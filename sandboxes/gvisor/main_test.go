@@ -19,5 +19,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for dir := range built.Range {
+			_ = os.RemoveAll(dir.(string))
+		}
+		os.Exit(code)
+	}))
 }
