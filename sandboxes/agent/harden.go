@@ -50,7 +50,10 @@ func Harden(dropCapabilities bool) error {
 }
 
 func prctlAllThreads(option, arg uintptr) error {
-	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, option, arg, 0, 0, 0, 0); errno != 0 {
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, option, arg, 0, 0, 0, 0); errno == unix.ENOTSUP {
+		// With cgo there may be threads that Go does not know.
+		return fmt.Errorf("%w: the agent was built with cgo, build it with CGO_ENABLED=0", errno)
+	} else if errno != 0 {
 		return errno
 	}
 	return nil
