@@ -16,6 +16,8 @@ func (s *Server) readBody(c *call) ([]byte, error) {
 	if r.ContentLength == 0 {
 		return nil, nil
 	}
+	done := s.bodies.begin(http.NewResponseController(c.Response()))
+	defer done()
 	body, err := io.ReadAll(http.MaxBytesReader(c.Response(), r.Body, s.o.MaxBodyBytes))
 	var tooBig *http.MaxBytesError
 	switch {

@@ -23,11 +23,16 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		begin := time.Now()
 		s.safeHeaders(c.Response().Header())
 		if c.Request().ContentLength != 0 {
-			// readBody lifts it. Where the body is not wanted, net/http still
-			// drains some of it, and must not wait for ever.
+			// readBody lifts it.
 			_ = http.NewResponseController(c.Response()).SetReadDeadline(begin.Add(bodyTimeout))
 		}
-		if err := s.recovered(c, next); err != nil {
+		err := s.recovered(c, next)
+		if c.Request().ContentLength != 0 && c.Response().Status != http.StatusSwitchingProtocols {
+			// If nobody has read the body, net/http now does, before or after
+			// it writes the answer.
+			hurry(http.NewResponseController(c.Response()))
+		}
+		if err != nil {
 			s.fail(c, err)
 		}
 		status := c.Response().Status
