@@ -107,9 +107,9 @@ func TestSecretsReachNoLogNoMetricAndNoBody(t *testing.T) {
 	}
 	g.raw("GET /?token=" + secret + "\r\nBroken " + secret + "\r\n\r\n")
 	g.kernels.set(func(f *fakeKernels) { f.fail = nil })
-	metrics := g.want(g.ada("GET", "/metrics", ""), 200).body
+	metrics := g.scrape()
 
-	secrets := []string{secret, adaToken, strings.TrimPrefix(capability, "/t/")}
+	secrets := []string{secret, adaToken, metricsToken, strings.TrimPrefix(capability, "/t/")}
 	for _, part := range strings.Split(cookies, "; ") {
 		_, value, _ := strings.Cut(part, "=")
 		secrets = append(secrets, value)

@@ -16,8 +16,9 @@ type capabilityModel struct {
 	Workspace string     `json:"workspace"`
 	Label     string     `json:"label"`
 	Created   rest.Time  `json:"created"`
-	Expires   *rest.Time `json:"expires"`       // null: never
-	URL       string     `json:"url,omitempty"` // only when it is made: the secret is not kept
+	Expires   *rest.Time `json:"expires"`        // null: never
+	Path      string     `json:"path,omitempty"` // only when it is made: the secret is not kept
+	URL       string     `json:"url,omitempty"`  // path with the origin that the caller used
 }
 
 func (s *Server) listCapabilities(c *call) error {
@@ -65,7 +66,8 @@ func (s *Server) createCapability(c *call) error {
 		return err
 	}
 	model := modelCapability(made)
-	model.URL = s.origin(c) + s.base + "t/" + secret + "/"
+	model.Path = s.base + "t/" + secret + "/"
+	model.URL = s.origin(c) + model.Path
 	c.Response().Header().Set("Location", s.base+"v1/capabilities/"+made.ID)
 	return c.JSON(http.StatusCreated, model)
 }

@@ -55,9 +55,9 @@ func (s *Server) channels(c *call) error {
 	if len(session) > maxSessionID {
 		return badRequest("session_id has %d bytes; the limit is %d", len(session), maxSessionID)
 	}
-	place, ok := s.sockets.enter()
-	if !ok {
-		return errDraining
+	place, err := s.sockets.enter(c.owner())
+	if err != nil {
+		return err
 	}
 	// Given back here unless the socket's own goroutine takes it over.
 	kept := false

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -165,7 +166,7 @@ func TestAWebSocketReachesTheAgentAndNoCredentialDoes(t *testing.T) {
 		_ = ws.Close()
 	}
 	g.released(5)
-	metrics := g.ada("GET", "/metrics", "").body
+	metrics := g.scrape()
 	for _, want := range []string{
 		`kernelgw_socket_messages_total{direction="out"} 10`, `kernelgw_socket_messages_total{direction="in"} 10`,
 		`kernelgw_http_requests_total{route="/api/kernels/:id/channels",status="1xx"} 4`,
@@ -201,7 +202,9 @@ func TestAnAgentsSocketMayHaveALongPath(t *testing.T) {
 }
 
 func TestOriginForgeriesOnWebSocketsAreRefusedBeforeTheUpgrade(t *testing.T) {
-	g := start(t, func(o *kernelgw.Options) { o.AllowOrigins, o.AllowCredentials = []string{"https://trusted.example.com"}, true })
+	g := start(t, func(o *kernelgw.Options) {
+		o.AllowOrigins, o.AllowCredentials = []string{"https://trusted.example.com"}, true
+	})
 	kernel := g.kernel("math")
 	endpoint := agent(t, echo)
 	g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
@@ -372,7 +375,94 @@ func TestWhileDrainingReadinessIsFalseAndUpgradesAreRefused(t *testing.T) {
 	}
 }
 
-func TestADrainThatTakesTooLongSaysSo(t *testing.T) {
+// A public POST that never sends its body would hold every drain.
+func TestBodiesThatNeverComeDoNotHoldADrain(t *testing.T) {
+	for name, request := range map[string]string{
+		"public report":     "POST /api/security/csp-report HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"chunked report":    "POST /api/security/csp-report HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"login":             "POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"without a token":   "POST /api/kernels HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"with a token":      "POST /api/kernels HTTP/1.1\r\nHost: x\r\nAuthorization: token " + adaToken + "\r\nContent-Length: 10\r\n\r\n{",
+		"nowhere":           "POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"where none is due": "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := start(t)
+			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, request); err != nil {
+				t.Fatal(err)
+			}
+			// Its handler has begun, or the connection would count as idle.
+			time.Sleep(50 * time.Millisecond)
+			ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+			defer cancel()
+			begin := time.Now()
+			if err := g.server.Drain(ctx); err != nil {
+				t.Errorf("drain: %v", err)
+			}
+			if d := time.Since(begin); d > 4*time.Second {
+				t.Errorf("drained after %v", d)
+			}
+			if strings.Contains(g.log.String(), "requests were cut") {
+				t.Error("the drain ran out of patience")
+			}
+		})
+	}
+}
+
+func TestReportsAreAnsweredUnread(t *testing.T) {
+	g := start(t)
+	begin := time.Now()
+	got := g.raw("POST /api/security/csp-report HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n{")
+	if !strings.HasPrefix(got, "HTTP/1.1 200 ") || !strings.Contains(got, "\r\nConnection: close\r\n") {
+		t.Errorf("answer %q", got)
+	}
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("the connection was kept for %v", d)
+	}
+	g.want(g.do("POST", "/api/security/csp-report", strings.Repeat("x", 100<<10)), 200)
+}
+
+// Slow requests are no reason to call a drain failed: they are cut.
+func TestRequestsThatOutlastADrainAreCut(t *testing.T) {
+	g := start(t)
+	kernel := g.kernel("math")
+	entered, release := make(chan struct{}), make(chan struct{})
+	g.kernels.set(func(f *fakeKernels) { f.block = func() { close(entered); <-release } })
+	answered := make(chan error, 1)
+	go func() {
+		r, err := http.NewRequest("GET", g.url+"/api/kernels/"+kernel, nil)
+		if err == nil {
+			r.Header.Set("Authorization", "token "+adaToken)
+			var resp *http.Response
+			if resp, err = g.client.Do(r); err == nil {
+				_ = resp.Body.Close()
+			}
+		}
+		answered <- err
+	}()
+	<-entered
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := g.server.Drain(ctx); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	if !strings.Contains(g.log.String(), "requests were cut") {
+		t.Error("nothing in the log says so")
+	}
+	close(release)
+	if err := <-answered; err == nil {
+		t.Error("the request was not cut")
+	}
+}
+
+func TestADrainCutsWebSocketsThatOutlastIt(t *testing.T) {
+	t.Parallel()
 	g := start(t)
 	kernel := g.kernel("math")
 	release := make(chan struct{})
@@ -392,8 +482,13 @@ func TestADrainThatTakesTooLongSaysSo(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := g.server.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := g.server.Drain(ctx); err != nil {
 		t.Errorf("drain: %v", err)
+	}
+	closed := 0
+	g.kernels.set(func(f *fakeKernels) { closed = f.closed })
+	if closed != 1 {
+		t.Error("the WebSocket was not joined")
 	}
 	close(release)
 }
@@ -492,6 +587,41 @@ func TestALostAgentWhoseKernelLivesCloses1012(t *testing.T) {
 	}
 	if code, _, before := closing(t, ws); code != 1012 || len(before) != 0 {
 		t.Errorf("closed with %d after %q", code, before)
+	}
+}
+
+// Each WebSocket takes two file descriptors of a process that serves everyone.
+func TestOneUserCannotTakeEveryonesSockets(t *testing.T) {
+	g := start(t, func(o *kernelgw.Options) { o.MaxSocketsPerUser = 3 })
+	kernel := g.kernel("math")
+	endpoint := agent(t, echo)
+	g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
+	first := g.open(kernel)
+	g.open(kernel)
+	path := g.capability("math") + "/api/kernels/" + kernel + "/channels"
+	if _, r, err := g.dial(path); err != nil {
+		t.Fatalf("the third: %d %s", r.StatusCode, r.body)
+	}
+	for _, path := range []string{path, "/api/kernels/" + kernel + "/channels"} {
+		_, r, err := g.dial(path, "Authorization: token "+adaToken)
+		if err == nil || r.StatusCode != 429 || !strings.Contains(r.body, "limit is 3") {
+			t.Errorf("the fourth: %d %s", r.StatusCode, r.body)
+		}
+	}
+	var bobs struct{ ID string }
+	g.want(g.do("POST", "/api/kernels", "", "Authorization: token "+bobToken), 201).json(t, &bobs)
+	if _, r, err := g.dial("/api/kernels/"+bobs.ID+"/channels", "Authorization: token "+bobToken); err != nil {
+		t.Errorf("bob's first: %d %s", r.StatusCode, r.body)
+	}
+	_ = first.Close()
+	g.released(1)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, _, err := g.dial(path); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a closed WebSocket still counts")
+		}
 	}
 }
 

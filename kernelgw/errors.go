@@ -42,9 +42,32 @@ func forbidden(message string) error {
 	return &httpError{status: http.StatusForbidden, message: message}
 }
 
+// kernelError is an error with the kernel that it is about.
+type kernelError struct {
+	kernel string
+	cause  error
+}
+
+func (e *kernelError) Error() string { return e.cause.Error() }
+
+func (e *kernelError) Unwrap() error { return e.cause }
+
+// owner is the mark, in a request's context, of a caller that may read what
+// drivers and agents say: it names paths of the host.
+const owner = "kernelgw.owner"
+
+// logged says where the whole of an error is.
+func logged(err error) string {
+	var about *kernelError
+	if errors.As(err, &about) {
+		return "the gateway's log says why (kernel " + about.kernel + ")"
+	}
+	return "the gateway's log says why"
+}
+
 // answer turns an error into what the client gets. Status codes have meaning:
 // JupyterLab takes 503 for "try again" and most others for "the kernel died".
-func answer(err error) (status, retryAfter int, body rest.Error) {
+func answer(c echo.Context, err error) (status, retryAfter int, body rest.Error) {
 	body.Message = sentence(strings.TrimPrefix(err.Error(), kernels.ErrInvalid.Error()+": "))
 	var chosen *httpError
 	var router *echo.HTTPError
@@ -55,10 +78,16 @@ func answer(err error) (status, retryAfter int, body rest.Error) {
 	case errors.As(err, &router):
 		body.Message = http.StatusText(router.Code)
 		return router.Code, 0, body
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case ranOut(err) && c.Request().Context().Err() != nil:
 		body.Message = "That took too long; try again"
 		return http.StatusServiceUnavailable, 2, body
-	case errors.Is(err, kernels.ErrUnknownSpec), errors.Is(err, kernels.ErrStart):
+	case errors.Is(err, kernels.ErrStart):
+		if c.Get(owner) == nil {
+			body.Message = "The kernel could not be started: its sandbox could not be created. " + sentence(logged(err))
+		}
+		body.ShortMessage = body.Message
+		return http.StatusNotImplemented, 0, body
+	case errors.Is(err, kernels.ErrUnknownSpec):
 		body.ShortMessage = body.Message
 		return http.StatusNotImplemented, 0, body
 	case errors.Is(err, kernels.ErrNotFound), errors.Is(err, kernels.ErrSessionNotFound), errors.Is(err, auth.ErrNotFound):
@@ -69,19 +98,39 @@ func answer(err error) (status, retryAfter int, body rest.Error) {
 		return http.StatusConflict, 0, body
 	case errors.Is(err, kernels.ErrInvalid):
 		return http.StatusBadRequest, 0, body
-	case errors.Is(err, kernels.ErrNotReady), errors.Is(err, kernels.ErrAgent):
+	case errors.Is(err, kernels.ErrLimit):
+		return http.StatusTooManyRequests, 0, body
+	case errors.Is(err, kernels.ErrNotReady):
+		return http.StatusServiceUnavailable, 2, body
+	case errors.Is(err, kernels.ErrAgent):
+		if c.Get(owner) == nil {
+			body.Message = sentence(kernels.ErrAgent.Error()) + "; " + logged(err)
+		}
+		return http.StatusServiceUnavailable, 2, body
+	case ranOut(err): // of a deadline below, which is not the request's
+		body.Message = "That took too long; try again"
 		return http.StatusServiceUnavailable, 2, body
 	}
 	none := ""
 	return http.StatusInternalServerError, 0, rest.Error{Message: "Unhandled error", Traceback: &none}
 }
 
+func ranOut(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // fail answers a request with an error. The error stops travelling here, so it
 // is logged here if it is the server's fault.
 func (s *Server) fail(c echo.Context, err error) {
-	status, retryAfter, body := answer(err)
-	if status == http.StatusInternalServerError && !errors.Is(err, errPanic) {
-		s.o.Log.Error("request failed", "method", methodLabel(c.Request().Method), "route", routeLabel(c), "error", err)
+	status, retryAfter, body := answer(c, err)
+	broken := errors.Is(err, kernels.ErrStart) || errors.Is(err, kernels.ErrAgent)
+	if (status == http.StatusInternalServerError || broken) && !errors.Is(err, errPanic) {
+		log := s.o.Log.With("method", methodLabel(c.Request().Method), "route", routeLabel(c))
+		var about *kernelError
+		if errors.As(err, &about) {
+			log = log.With("kernel", about.kernel)
+		}
+		log.Error("request failed", "error", err)
 	}
 	if c.Response().Committed {
 		return

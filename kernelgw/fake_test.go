@@ -24,8 +24,9 @@ import (
 type fakeKernels struct {
 	mu       sync.Mutex
 	ready    bool
-	fail     error // answered by every method, when set
-	explode  any   // panicked with by List, when set
+	fail     error  // answered by every method, when set
+	explode  any    // panicked with by List, when set
+	block    func() // called by Get, when set
 	kernels  map[string]kernels.Kernel
 	sessions map[string]kernels.Session
 	starts   []kernels.StartRequest
@@ -123,6 +124,12 @@ func (f *fakeKernels) List(_ context.Context, workspace string) ([]kernels.Kerne
 }
 
 func (f *fakeKernels) Get(_ context.Context, workspace, id string) (kernels.Kernel, error) {
+	f.mu.Lock()
+	block := f.block
+	f.mu.Unlock()
+	if block != nil {
+		block()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.find(workspace, id)

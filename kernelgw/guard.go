@@ -40,7 +40,7 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 			c.page = c.base
 		}
 		s.allowOrigin(c, s.origins.Listed(ec.Request()) != "")
-		if route.Access == auth.Public {
+		if route.Access == auth.Public || (route.Path == metricsPath && s.isMetricsToken(credentials)) {
 			return route.handle(s, c)
 		}
 
@@ -50,6 +50,9 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 			return s.refuse(c, route, m, err)
 		}
 		c.who = who
+		if who.Owner {
+			ec.Set(owner, true)
+		}
 		if who.Method == auth.MethodCookie || who.Method == auth.MethodBasic {
 			if err := s.notTricked(c, route); err != nil {
 				s.o.Metrics.AuthFailures.WithLabelValues(string(route.Access)).Inc()

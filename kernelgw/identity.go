@@ -1,6 +1,8 @@
 package kernelgw
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -8,6 +10,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"kernelgw/auth"
 	"kernelgw/jupyter/rest"
 )
 
@@ -171,17 +174,33 @@ func (s *Server) getReady(c *call) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ready"})
 }
 
+// isMetricsToken reports whether the metrics token was presented.
+func (s *Server) isMetricsToken(given auth.Credentials) bool {
+	if s.o.MetricsToken == "" {
+		return false
+	}
+	want, same := sha256.Sum256([]byte(s.o.MetricsToken)), 0
+	for _, t := range append(given.Tokens, given.Basic) {
+		hash := sha256.Sum256([]byte(t))
+		same |= subtle.ConstantTimeCompare(hash[:], want[:])
+	}
+	return same == 1
+}
+
+// getMetrics tells about all users, so that none of a list may read it. Nobody
+// is known where the route is public or the metrics token opened it.
 func (s *Server) getMetrics(c *call) error {
+	if c.who.Subject != "" && !c.who.Owner {
+		return forbidden("Metrics tell about all users: they need the metrics token")
+	}
 	s.flushTraffic()
 	s.o.Metrics.Handler().ServeHTTP(c.Response(), c.Request())
 	return nil
 }
 
-// postCSPReport takes what browsers report and drops it: anyone may send any
-// amount of anything here.
+// postCSPReport drops what browsers report, unread: anyone may send any amount
+// of anything here, or announce it and send nothing.
 func (s *Server) postCSPReport(c *call) error {
-	if _, err := s.readBody(c); err != nil {
-		return err
-	}
+	c.Response().Header().Set("Connection", "close")
 	return c.NoContent(http.StatusOK)
 }

@@ -1,9 +1,13 @@
 package kernelgw
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
 
 	"kernelgw/jupyter/rest"
 	"kernelgw/kernelgw/kernels"
@@ -55,11 +59,13 @@ func (s *Server) startKernel(c *call) error {
 	if body.KernelID != "" && !validID.MatchString(body.KernelID) {
 		return badRequest("kernel_id must be a UUID")
 	}
+	// Chosen here, so that a failure can be told with it.
+	id := strings.ToLower(cmp.Or(body.KernelID, uuid.NewString()))
 	k, err := s.o.Kernels.Start(c.Request().Context(), kernels.StartRequest{
-		Workspace: c.workspace, Owner: c.owner(), KernelID: body.KernelID, Name: body.Name, Cwd: body.Path, Env: body.Env,
+		Workspace: c.workspace, Owner: c.owner(), KernelID: id, Name: body.Name, Cwd: body.Path, Env: body.Env,
 	})
 	if err != nil {
-		return err
+		return &kernelError{id, err}
 	}
 	c.Response().Header().Set("Location", c.base+"api/kernels/"+url.PathEscape(k.ID))
 	return c.JSON(http.StatusCreated, kernelModel(k))
@@ -94,7 +100,7 @@ func (s *Server) interruptKernel(c *call) error {
 		return err
 	}
 	if err := s.o.Kernels.Interrupt(c.Request().Context(), c.workspace, id); err != nil {
-		return err
+		return &kernelError{id, err}
 	}
 	return c.NoContent(http.StatusNoContent)
 }
@@ -106,21 +112,22 @@ func (s *Server) restartKernel(c *call) error {
 	}
 	k, err := s.o.Kernels.Restart(c.Request().Context(), c.workspace, id)
 	if err != nil {
-		if status, _, _ := answer(err); status == http.StatusInternalServerError {
+		if status, _, _ := answer(c, err); status == http.StatusInternalServerError {
 			return &httpError{status: status, message: "Exception restarting kernel", cause: err}
 		}
-		return err
+		return &kernelError{id, err}
 	}
 	return c.JSON(http.StatusOK, kernelModel(k))
 }
 
-// kernelID returns the id in the path. What cannot be one does not exist.
+// kernelID returns the id in the path, in lower case as ids are kept. What
+// cannot be one does not exist.
 func (c *call) kernelID() (string, error) {
 	id := c.pathParam("id")
 	if !validID.MatchString(id) {
 		return "", notFound("Kernel does not exist: " + clip(id))
 	}
-	return id, nil
+	return strings.ToLower(id), nil
 }
 
 // owner names the caller in labels and logs.

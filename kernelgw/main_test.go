@@ -29,6 +29,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	adaToken = "ada5ecret0123456789abcdef0123456789"
 	bobToken = "bob5ecret0123456789abcdef0123456789"
+
+	metricsToken = "prom5ecret0123456789abcdef012345678"
 )
 
 // buffer is a log that handlers write while the test reads.
@@ -78,7 +80,7 @@ func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 		t.Fatal(err)
 	}
 	g.users = users
-	o := kernelgw.Options{Users: users, Kernels: g.kernels, Log: log, Metrics: g.metrics}
+	o := kernelgw.Options{Users: users, Kernels: g.kernels, Log: log, Metrics: g.metrics, MetricsToken: metricsToken}
 	for _, f := range change {
 		f(&o)
 	}
@@ -173,6 +175,12 @@ func (g *gateway) want(r reply, status int) reply {
 		g.t.Fatalf("%s %s: %d %s, want %d", r.Request.Method, r.Request.URL.Path, r.StatusCode, r.body, status)
 	}
 	return r
+}
+
+// scrape reads the metrics.
+func (g *gateway) scrape() string {
+	g.t.Helper()
+	return g.want(g.do("GET", "/metrics", "", "Authorization: Bearer "+metricsToken), http.StatusOK).body
 }
 
 // login logs ada in as a browser does, and returns the Cookie header's value

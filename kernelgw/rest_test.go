@@ -1,6 +1,7 @@
 package kernelgw_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -180,6 +181,8 @@ func TestErrorsOfKernelsHaveTheirStatus(t *testing.T) {
 		{fmt.Errorf("%w: adopting", kernels.ErrNotReady), 503, "Kernel is not ready: adopting", true},
 		{fmt.Errorf("%w: kernel id x is not a UUID", kernels.ErrInvalid), 400, "Kernel id x is not a UUID", false},
 		{fmt.Errorf("%w: killed", kernels.ErrDead), 410, "Kernel is dead: killed", false},
+		{fmt.Errorf("%w: 1000 kernels", kernels.ErrLimit), 429, "Limit reached: 1000 kernels", false},
+		{fmt.Errorf("the store: %w", context.DeadlineExceeded), 503, "That took too long; try again", true},
 		{errors.New("driver says token=/secret/path"), 500, "Unhandled error", false},
 	} {
 		g.kernels.set(func(f *fakeKernels) { f.fail = c.err })
@@ -412,16 +415,125 @@ func TestShutdownIsForTheSingleOwnerOnly(t *testing.T) {
 	<-called
 }
 
+func TestHealthIsToldToHEADToo(t *testing.T) {
+	g := start(t)
+	g.kernels.set(func(f *fakeKernels) { f.ready = false })
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 503} {
+		if r := g.want(g.do("HEAD", path, ""), want); r.body != "" || r.ContentLength <= 0 {
+			t.Errorf("HEAD %s: length %d, body %q", path, r.ContentLength, r.body)
+		}
+	}
+}
+
+func TestIDsMayBeInUpperCase(t *testing.T) {
+	g := start(t)
+	const id = "5B6F0F0E-AAAA-BBBB-CCCC-0123456789AB"
+	lower := strings.ToLower(id)
+	for n, c := range []struct{ path, body string }{
+		{"/api/kernels", `{"kernel_id":"` + id + `"}`},
+		{"/api/kernels", `{"env":{"KERNEL_ID":"` + id + `"}}`},
+		{"/api/sessions", `{"path":"a","type":"x","kernel":{"id":"` + id + `"}}`},
+	} {
+		r := g.want(g.ada("POST", c.path, c.body), 201)
+		if !strings.Contains(r.body, `"id":"`+lower+`"`) || strings.Contains(r.body, id) {
+			t.Errorf("%d: created %s", n, r.body)
+		}
+		for _, id := range []string{id, lower} {
+			g.want(g.ada("GET", "/api/kernels/"+id, ""), 200)
+			g.want(g.ada("POST", "/api/kernels/"+id+"/interrupt", ""), 204)
+		}
+		g.want(g.ada("DELETE", "/api/kernels/"+id, ""), 204)
+	}
+	var s sessionModel
+	g.want(g.ada("POST", "/api/sessions", `{"path":"b","type":"x"}`), 201).json(t, &s)
+	g.want(g.ada("PATCH", "/api/sessions/"+strings.ToUpper(s.ID), `{"kernel":{"id":"`+strings.ToUpper(s.Kernel.ID)+`"}}`), 200)
+	g.want(g.ada("DELETE", "/api/sessions/"+strings.ToUpper(s.ID), ""), 204)
+}
+
+// Drivers' errors name paths and programs of the host, which are no tenant's
+// business. Their deadlines are not the request's: trying again does not help.
+func TestHostsAreNotDescribedToTenants(t *testing.T) {
+	const secret = "/var/lib/kernelgw/gvisor/k-1"
+	failed := fmt.Errorf("%w: python3: cannot run %s: %w", kernels.ErrStart, secret, context.DeadlineExceeded)
+	silent := fmt.Errorf("%w: dial unix %s: %w", kernels.ErrAgent, secret, context.DeadlineExceeded)
+	tenants, single := start(t), startSingle(t, func(*kernelgw.Options) {})
+	for _, g := range []*gateway{tenants, single} {
+		var k kernelModel
+		g.want(g.ada("POST", "/api/kernels", ""), 201).json(t, &k)
+		for _, c := range []struct {
+			method, path, body string
+			err                error
+			status             int
+			says               string
+		}{
+			{"POST", "/api/kernels", "", failed, 501, "its sandbox could not be created. The gateway's log says why (kernel "},
+			{"POST", "/api/sessions", `{"path":"p","type":"x"}`, failed, 501, "its sandbox could not be created. The gateway's log says why (kernel "},
+			{"POST", "/api/kernels/" + k.ID + "/restart", "", failed, 501, "The gateway's log says why (kernel " + k.ID + ")"},
+			{"POST", "/api/kernels/" + k.ID + "/interrupt", "", silent, 503, "did not answer; the gateway's log says why (kernel " + k.ID + ")"},
+		} {
+			g.kernels.set(func(f *fakeKernels) { f.fail = c.err })
+			var e errorModel
+			r := g.want(g.ada(c.method, c.path, c.body), c.status)
+			r.json(t, &e)
+			if g == single {
+				if !strings.Contains(e.Message, secret) {
+					t.Errorf("%s %s: the owner sees %q", c.method, c.path, e.Message)
+				}
+				continue
+			}
+			if !strings.Contains(e.Message, c.says) || strings.Contains(r.body, secret) {
+				t.Errorf("%s %s: %s", c.method, c.path, r.body)
+			}
+			_, id, found := strings.Cut(e.Message, "(kernel ")
+			if id = strings.TrimSuffix(id, ")"); !found || !strings.Contains(g.log.String(), "kernel="+id+" error=") {
+				t.Errorf("%s %s: kernel %q is not in the log", c.method, c.path, id)
+			}
+		}
+		if !strings.Contains(g.log.String(), secret) {
+			t.Error("the log does not say why")
+		}
+	}
+}
+
+func TestMetricsAreForOperatorsOnly(t *testing.T) {
+	g := start(t)
+	bearer, query := "Authorization: Bearer "+metricsToken, "?token="+metricsToken
+	g.want(g.do("GET", "/metrics", "", bearer), 200)
+	g.want(g.do("GET", "/metrics"+query, ""), 200)
+	cookies, _ := g.login()
+	for name, r := range map[string]reply{
+		"a user":        g.ada("GET", "/metrics", ""),
+		"a login":       g.do("GET", "/metrics", "", "Cookie: "+cookies),
+		"wrong":         g.do("GET", "/metrics", "", bearer+"x"),
+		"empty":         g.do("GET", "/metrics?token=", "", "Authorization: Bearer "),
+		"elsewhere":     g.do("GET", "/api/kernels", "", bearer),
+		"by query":      g.do("GET", "/api/status"+query, ""),
+		"on a mutation": g.do("POST", "/api/kernels", "", bearer),
+	} {
+		if r.StatusCode != 403 {
+			t.Errorf("%s: %d %s", name, r.StatusCode, r.body)
+		}
+	}
+	single := startSingle(t, func(*kernelgw.Options) {})
+	single.want(single.ada("GET", "/metrics", ""), 200)
+	single.want(single.do("GET", "/metrics", "", bearer), 200)
+	single.want(single.do("GET", "/metrics", ""), 403)
+	none := start(t, func(o *kernelgw.Options) { o.MetricsToken = "" })
+	none.want(none.do("GET", "/metrics", "", "Authorization: Bearer "), 403)
+	none.want(none.do("GET", "/metrics", "", "Authorization: Basic Og=="), 403)
+	none.want(none.ada("GET", "/metrics", ""), 403)
+}
+
 func TestMetricsNeedATokenUnlessPublic(t *testing.T) {
 	g := start(t)
 	g.want(g.do("GET", "/metrics", ""), 403)
 	g.want(g.do("GET", "/api", ""), 200)
-	r := g.want(g.ada("GET", "/metrics", ""), 200)
+	body := g.scrape()
 	for _, want := range []string{
 		`kernelgw_http_requests_total{route="/api",status="2xx"} 1`, `kernelgw_auth_failures_total{access="api"} 1`,
 		`kernelgw_http_requests_total{route="/metrics",status="4xx"} 1`,
 	} {
-		if !strings.Contains(r.body, want) {
+		if !strings.Contains(body, want) {
 			t.Errorf("no %s in the metrics", want)
 		}
 	}
@@ -432,8 +544,8 @@ func TestMetricsNeedATokenUnlessPublic(t *testing.T) {
 func TestCapabilitiesAreListedAndRevoked(t *testing.T) {
 	g := start(t)
 	var made struct {
-		ID, Workspace, Label, Created, URL string
-		Expires                            *string
+		ID, Workspace, Label, Created, Path, URL string
+		Expires                                  *string
 	}
 	r := g.want(g.ada("POST", "/v1/capabilities", `{"workspace":"team","label":"nightly","expires_in":3600}`), 201)
 	r.json(t, &made)
@@ -443,6 +555,9 @@ func TestCapabilitiesAreListedAndRevoked(t *testing.T) {
 		t.Errorf("made %s", r.body)
 	}
 	mount := strings.TrimPrefix(made.URL, g.url)
+	if made.Path != mount {
+		t.Errorf("path %q, url %q", made.Path, made.URL)
+	}
 	g.want(g.do("GET", mount+"api/kernels", ""), 200)
 	list := g.want(g.ada("GET", "/v1/capabilities", ""), 200)
 	if !strings.Contains(list.body, made.ID) || strings.Contains(list.body, "/t/") {

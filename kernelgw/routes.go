@@ -47,6 +47,9 @@ func (r Route) At(base string, m Mount) string {
 	return base + string(m) + r.Path
 }
 
+// metricsPath is the route with a token of its own.
+const metricsPath = "metrics"
+
 // Routes returns the route table: everything that the server answers with
 // anything but 404 or 405 is in it. A trailing slash is accepted everywhere.
 // Each path also answers OPTIONS, as the last rows say.
@@ -81,7 +84,8 @@ func Routes() []Route {
 		{post, "api/security/csp-report", auth.Public, browsers, "Takes reports of browsers and drops them", (*Server).postCSPReport},
 
 		{get, "v1/capabilities", auth.API, baseOnly, "The caller's capabilities, without their secrets", (*Server).listCapabilities},
-		{post, "v1/capabilities", auth.API, baseOnly, "Make a capability for one workspace", (*Server).createCapability},
+		{post, "v1/capabilities", auth.API, baseOnly, "Make a capability for one workspace; only this answer has its secret, in path and url. " +
+			"nbclient lower-cases its base URL and replaces each http in it: a server whose own base URL has capitals or http does not work with it", (*Server).createCapability},
 		{del, "v1/capabilities/:id", auth.API, baseOnly, "Revoke a capability", (*Server).deleteCapability},
 
 		{get, "", auth.Page, everywhere, "How to connect each client", (*Server).connectPage},
@@ -96,8 +100,10 @@ func Routes() []Route {
 		{get, "robots.txt", auth.Public, []Mount{Host}, "Keeps crawlers out", (*Server).getRobots},
 
 		{get, "healthz", auth.Public, probes, "200 while the process serves", (*Server).getHealth},
+		{http.MethodHead, "healthz", auth.Public, probes, "As GET, headers only", (*Server).getHealth},
 		{get, "readyz", auth.Public, probes, "200 when kernels are adopted and the server is not draining, else 503", (*Server).getReady},
-		{get, "metrics", auth.API, probes, "Prometheus metrics; public if so configured", (*Server).getMetrics},
+		{http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady},
+		{get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics},
 	}
 	return append(table, preflights(table)...)
 }

@@ -46,7 +46,7 @@ func TestPublicRoutesAreTheseOnly(t *testing.T) {
 	}
 	want := []string{
 		"GET api", "POST api/security/csp-report", "GET login", "POST login", "GET logout", "GET favicon.ico", "GET robots.txt",
-		"GET healthz", "GET readyz",
+		"GET healthz", "HEAD healthz", "GET readyz", "HEAD readyz",
 	}
 	if !slices.Equal(public, want) {
 		t.Errorf("public routes are %q, want %q", public, want)

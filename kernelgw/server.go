@@ -61,6 +61,10 @@ type Options struct {
 
 	// BaseURL is the path under which everything is served: "/" or "/prefix/".
 	BaseURL string
+	// MetricsToken is a token for /metrics and nothing else, as a bearer or
+	// ?token=; "" means none. The single-user owner's credentials work there,
+	// too; those of the users of a list do not: metrics tell of everyone.
+	MetricsToken string
 	// MetricsPublic serves /metrics without credentials.
 	MetricsPublic bool
 	// AllowOrigins are origins whose pages may call the server, written
@@ -78,6 +82,9 @@ type Options struct {
 	Shutdown func()
 	// MaxBodyBytes bounds the body of a request; default 1 MiB.
 	MaxBodyBytes int64
+	// MaxSocketsPerUser bounds a user's open kernel WebSockets, those that wait
+	// for their kernel included; default 1000. Each takes two file descriptors.
+	MaxSocketsPerUser int
 	// MaxMessageBytes bounds one WebSocket message; default as in splice.
 	MaxMessageBytes int64
 	// ConnectTimeout bounds how long a WebSocket upgrade is held until the
@@ -92,7 +99,7 @@ type Server struct {
 	base    string
 	origins auth.Origins // that may call with a token
 	trusted auth.Origins // that may call with what browsers send by themselves
-	csp     string // for pages
+	csp     string       // for pages
 	echo    *echo.Echo
 	http    *http.Server
 	started time.Time
@@ -100,6 +107,7 @@ type Server struct {
 
 	draining          atomic.Bool
 	sockets           *sockets
+	bodies            *bodies
 	toClient, toAgent splice.Traffic
 	flush             sync.Mutex // held while traffic moves into metrics
 	flushed           traffic    // guarded by flush
@@ -130,11 +138,12 @@ func New(o Options) (*Server, error) {
 	if _, err := auth.NewOrigins(o.FrameAncestors); err != nil {
 		return nil, fmt.Errorf("frame ancestors: %w", err)
 	}
+	o.MaxSocketsPerUser = cmp.Or(o.MaxSocketsPerUser, 1000)
 	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, 1<<20)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 40*time.Second)
 	s := &Server{
 		o: o, base: o.BaseURL, origins: origins, csp: contentSecurityPolicy(o.BaseURL, o.FrameAncestors),
-		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(),
+		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(o.MaxSocketsPerUser), bodies: newBodies(),
 	}
 	if o.AllowCredentials {
 		s.trusted = origins
@@ -157,7 +166,7 @@ func (s *Server) register(table []Route) {
 	s.echo.Use(s.observe)
 	seen := map[string]bool{}
 	for _, r := range table {
-		if r.Path == "metrics" && s.o.MetricsPublic {
+		if r.Path == metricsPath && s.o.MetricsPublic {
 			r.Access = auth.Public
 		}
 		for _, m := range r.Mounts {
@@ -184,21 +193,22 @@ func (s *Server) Serve(l net.Listener) error {
 
 // Drain ends the server's work: readiness turns false, new WebSockets are
 // refused with 503, open ones are closed with 1012 at a message boundary, and
-// requests under way are finished. When it returns nil, nothing of the server
-// runs any more. When ctx ends first it returns an error at once; requests are
-// cut then, and WebSockets end within splice.DefaultBoundaryWait.
+// requests under way are finished. When ctx ends first, the requests are cut,
+// which is logged, and the handlers' contexts end; WebSockets end within
+// splice.DefaultBoundaryWait and DefaultCloseWait, and Drain waits for them. An
+// error means that some did not.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.sockets.drain()
-	err := s.http.Shutdown(ctx)
-	if err != nil {
+	s.bodies.drain()
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.o.Log.Warn("requests were cut: they outlasted the drain's patience", "error", err)
 		_ = s.http.Close()
 	}
-	if !s.sockets.wait(ctx) {
-		return fmt.Errorf("cannot drain in time: %w", context.Cause(ctx))
-	}
-	if err != nil {
-		return fmt.Errorf("cannot drain in time: %w", err)
+	joining, cancel := context.WithTimeout(context.WithoutCancel(ctx), splice.DefaultBoundaryWait+splice.DefaultCloseWait+5*time.Second)
+	defer cancel()
+	if !s.sockets.wait(joining) {
+		return fmt.Errorf("cannot end all WebSockets: %w", context.Cause(joining))
 	}
 	return nil
 }

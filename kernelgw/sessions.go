@@ -1,8 +1,12 @@
 package kernelgw
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
+	"strings"
+
+	"github.com/google/uuid"
 
 	"kernelgw/jupyter/rest"
 	"kernelgw/kernelgw/kernels"
@@ -44,8 +48,11 @@ func sessionRequest(raw []byte) (sessionBody, error) {
 			return body, badRequest("%s has %d bytes; the limit is %d", field, len(*value), maxPath)
 		}
 	}
-	if k := body.Kernel; k != nil && k.ID != "" && !validID.MatchString(k.ID) {
-		return body, badRequest("kernel.id must be a UUID")
+	if k := body.Kernel; k != nil && k.ID != "" {
+		if !validID.MatchString(k.ID) {
+			return body, badRequest("kernel.id must be a UUID")
+		}
+		k.ID = strings.ToLower(k.ID)
 	}
 	return body, nil
 }
@@ -82,9 +89,11 @@ func (s *Server) createSession(c *call) error {
 	if body.Kernel != nil {
 		r.KernelID, r.KernelName = body.Kernel.ID, body.Kernel.Name
 	}
+	// As in startKernel.
+	r.KernelID = cmp.Or(r.KernelID, uuid.NewString())
 	session, err := s.o.Kernels.CreateSession(c.Request().Context(), r)
 	if err != nil {
-		return err
+		return &kernelError{r.KernelID, err}
 	}
 	c.Response().Header().Set("Location", c.base+"api/sessions/"+url.PathEscape(session.ID))
 	return c.JSON(http.StatusCreated, sessionModel(session))
@@ -133,13 +142,14 @@ func (s *Server) deleteSession(c *call) error {
 	return c.NoContent(http.StatusNoContent)
 }
 
-// sessionID returns the id in the path. What cannot be one does not exist.
+// sessionID returns the id in the path, in lower case as ids are kept. What
+// cannot be one does not exist.
 func (c *call) sessionID() (string, error) {
 	id := c.pathParam("id")
 	if !validID.MatchString(id) {
 		return "", notFound("Session not found: session_id=" + clip(id))
 	}
-	return id, nil
+	return strings.ToLower(id), nil
 }
 
 func sessionModel(x kernels.Session) rest.Session {

@@ -2,6 +2,8 @@ package kernelgw
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"sync"
 
 	"kernelgw/kernelgw/splice"
@@ -13,37 +15,50 @@ type sockets struct {
 	all sync.WaitGroup
 
 	mu       sync.Mutex
+	most     int                 // of one user; set at construction
 	draining bool                // guarded by mu
 	places   map[*place]struct{} // guarded by mu
+	byUser   map[string]int      // guarded by mu; how many places a user has
 }
 
 // place is one WebSocket's.
 type place struct {
 	ctx    context.Context // ends when the server drains, while the upgrade is held
 	cancel context.CancelFunc
+	user   string
 	joined *splice.Splice // nil while the upgrade is held; guarded by sockets.mu
 }
 
-func newSockets() *sockets { return &sockets{places: map[*place]struct{}{}} }
+func newSockets(most int) *sockets {
+	return &sockets{most: most, places: map[*place]struct{}{}, byUser: map[string]int{}}
+}
 
-// enter takes a place, unless the server drains. The place is given back by
-// leave, or taken over by run.
-func (s *sockets) enter() (*place, bool) {
+// enter takes a place for a user, unless the server drains or the user has as
+// many as it may. The place is given back by leave, or taken over by run.
+func (s *sockets) enter(user string) (*place, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
-		return nil, false
+		return nil, errDraining
 	}
-	p := &place{}
+	if s.byUser[user] >= s.most {
+		return nil, &httpError{status: http.StatusTooManyRequests, message: fmt.Sprintf(
+			"You have %d open WebSockets to kernels; the limit is %d: close some, or ask for a higher limit", s.byUser[user], s.most)}
+	}
+	p := &place{user: user}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	s.places[p] = struct{}{}
+	s.byUser[user]++
 	s.all.Add(1)
-	return p, true
+	return p, nil
 }
 
 func (s *sockets) leave(p *place) {
 	s.mu.Lock()
 	delete(s.places, p)
+	if s.byUser[p.user]--; s.byUser[p.user] == 0 {
+		delete(s.byUser, p.user)
+	}
 	s.mu.Unlock()
 	p.cancel()
 	s.all.Done()
