@@ -60,7 +60,9 @@ type Config struct {
 	MaxMessage    ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
 	DrainTimeout  time.Duration `help:"Time that a stopping gateway gives its connections." default:"10s"`
 	OnExit        string        `help:"What becomes of kernels when the gateway is stopped by a signal: keep (the next gateway adopts them) or stop." enum:"keep,stop" default:"keep"`
+	MaxSockets    int           `help:"Open kernel WebSockets of one user." default:"1000"`
 	MetricsPublic bool          `help:"Serve /metrics without a token."`
+	MetricsToken  string        `help:"Token for /metrics and nothing else. Without it, only the single user may read them: they tell of all users."`
 	LogLevel      string        `help:"Least level that is logged." enum:"debug,info,warn,error" default:"info"`
 	LogFormat     string        `help:"Form of log lines." enum:"text,json" default:"text"`
 	Runsc         string        `help:"The runsc binary of the gvisor driver. Default: .cache/tools/bin/runsc beside the binary's directory, else runsc in PATH." type:"path"`
@@ -145,6 +147,9 @@ func (c *Config) validate() error {
 	}
 	if c.Token != "" && strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return errors.New("token: it holds spaces, control or non-ASCII characters, which cannot travel in a header")
+	}
+	if c.MaxSockets < 1 {
+		return errors.New("max_sockets: nobody could use a kernel; at least 1")
 	}
 	if c.Token != "" && len(c.Users) > 0 {
 		return errors.New("token: it is for a single user, but users are configured; give each user a token_sha256 and unset token (also JUPYTER_TOKEN)")

@@ -55,7 +55,7 @@ func TestFlagWinsOverEnvironmentWinsOverFile(t *testing.T) {
 
 func TestPrintedConfigurationCanBeReadAgainAndHoldsNoToken(t *testing.T) {
 	secret := "s3cr3t-s3cr3t-s3cr3t"
-	out, err := runCommand(t, nil, "config", "print", "--token", secret)
+	out, err := runCommand(t, nil, "config", "print", "--token", secret, "--metrics-token", secret)
 	if err != nil || strings.Contains(out, secret) || !strings.Contains(out, "[not shown]") {
 		t.Fatalf("err %v, printed:\n%s", err, out)
 	}
@@ -160,7 +160,7 @@ func TestTokenOfJupytersConventions(t *testing.T) {
 		"the flag wins":      {env: map[string]string{"JUPYTER_TOKEN": "a"}, flag: "c", want: "c"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30}
+			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1}
 			file, err := loadFile("", nil)
 			if err != nil {
 				t.Fatal(err)

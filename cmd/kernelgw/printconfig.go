@@ -53,11 +53,11 @@ func plain(value reflect.Value) any {
 	}
 }
 
-// printConfig writes the configuration in effect in the form of the file. The
-// token is not shown.
+// printConfig writes the configuration in effect in the form of the file.
+// Tokens are not shown.
 func printConfig(w io.Writer, selected *kong.Node, users []UserConfig) error {
 	for _, s := range settings(selected.Flags) {
-		if s.key == "token" && s.value != "" {
+		if (s.key == "token" || s.key == "metrics_token") && s.value != "" {
 			s.value = "[not shown]"
 		}
 		line, err := yaml.Parser().Marshal(map[string]any{s.key: s.value})

@@ -74,6 +74,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	manager := kernels.New(kernels.Options{
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
+		MaxMessageBytes: int64(c.MaxMessage),
 	})
 	users, err := token.New(token.Options{Users: tokenUsers(&c.Config), Store: store, Log: log})
 	if err != nil {
@@ -93,7 +94,8 @@ func (c *ServeCmd) Run(env *environment) error {
 	}
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
-		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MaxMessageBytes: int64(c.MaxMessage),
+		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
+		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
 		TrustedProxies: proxies, Shutdown: shutdown,
 	})

@@ -27,8 +27,11 @@ type Options struct {
 	Resources     sandboxes.Resources // of each sandbox
 	DefaultKernel string              // "" means python3, or else the first by name
 	AllowedEnv    []string            // names that clients may set beside KERNEL_*
-	StartTimeout  time.Duration       // to make a sandbox and reach its agent; default 2 minutes
-	DeadRetention time.Duration       // how long a dead kernel stays listed; default 24 hours
+	// MaxMessageBytes caps one message of a kernel or to it; 0 means the agent's
+	// default.
+	MaxMessageBytes int64
+	StartTimeout    time.Duration // to make a sandbox and reach its agent; default 2 minutes
+	DeadRetention   time.Duration // how long a dead kernel stays listed; default 24 hours
 	// DestroyTimeout is how long a shutdown waits for the sandbox to be
 	// destroyed before that goes on in the background; default 20 seconds.
 	DestroyTimeout time.Duration

@@ -155,6 +155,7 @@ func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Sp
 		Token: hex.EncodeToString(token[:]), KernelID: r.ID, KernelName: r.Name,
 		Spec: parsed, ResourceDir: spec.Dir, Env: r.Env, Cwd: r.Cwd,
 		MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes,
+		MaxMessageBytes: m.o.MaxMessageBytes,
 	})
 	if err != nil {
 		return sandboxes.Spec{}, fmt.Errorf("cannot encode the agent configuration of kernel %s: %w", r.ID, err)
