@@ -34,10 +34,19 @@ var authChecks = []check{
 func apiWithoutCredentials(t testing.TB, s *target) {
 	kernel := s.sharedKernel(t)
 	for _, r := range [][2]string{
-		{"GET", "api/kernels"}, {"POST", "api/kernels"}, {"GET", "api/kernels/" + kernel}, {"DELETE", "api/kernels/" + kernel},
-		{"POST", "api/kernels/" + kernel + "/interrupt"}, {"POST", "api/kernels/" + kernel + "/restart"},
-		{"GET", "api/kernels/" + probe.ID()}, {"GET", "api/kernelspecs"}, {"GET", "api/kernelspecs/python3"},
-		{"GET", "api/sessions"}, {"POST", "api/sessions"}, {"GET", "api/status"}, {"GET", "api/me"},
+		{"GET", "api/kernels"},
+		{"POST", "api/kernels"},
+		{"GET", "api/kernels/" + kernel},
+		{"DELETE", "api/kernels/" + kernel},
+		{"POST", "api/kernels/" + kernel + "/interrupt"},
+		{"POST", "api/kernels/" + kernel + "/restart"},
+		{"GET", "api/kernels/" + probe.ID()},
+		{"GET", "api/kernelspecs"},
+		{"GET", "api/kernelspecs/python3"},
+		{"GET", "api/sessions"},
+		{"POST", "api/sessions"},
+		{"GET", "api/status"},
+		{"GET", "api/me"},
 	} {
 		answer := s.Do(t, r[0], r[1], nil, probe.Anonymous)
 		if answer.Status != 403 {
@@ -93,8 +102,12 @@ func refused(t testing.TB, s *target, kernel string, d probe.Dialing) int {
 func socketWithoutCredentials(t testing.TB, s *target) {
 	kernel := s.sharedKernel(t)
 	for _, d := range []probe.Dialing{
-		{NoToken: true}, {NoToken: true, Legacy: true}, {Token: "wrong"}, {Token: strings.Repeat("0", len(s.Token))},
-		{NoToken: true, RawQuery: "token="}, {NoToken: true, Header: http.Header{"Authorization": {"token "}}},
+		{NoToken: true},
+		{NoToken: true, Legacy: true},
+		{Token: "wrong"},
+		{Token: strings.Repeat("0", len(s.Token))},
+		{NoToken: true, RawQuery: "token="},
+		{NoToken: true, Header: http.Header{"Authorization": {"token "}}},
 	} {
 		if got := refused(t, s, kernel, d); got != 403 {
 			t.Errorf("%+v got %d, want 403", d, got)

@@ -32,9 +32,13 @@ func TestTenantsCannotReachEachOther(t *testing.T) {
 			}
 		}
 		for _, r := range [][2]string{
-			{"GET", "api/kernels/" + x.Kernel.ID}, {"POST", "api/kernels/" + x.Kernel.ID + "/interrupt"},
-			{"POST", "api/kernels/" + x.Kernel.ID + "/restart"}, {"DELETE", "api/kernels/" + x.Kernel.ID},
-			{"GET", "api/sessions/" + x.ID}, {"DELETE", "api/sessions/" + x.ID}, {"PATCH", "api/sessions/" + x.ID},
+			{"GET", "api/kernels/" + x.Kernel.ID},
+			{"POST", "api/kernels/" + x.Kernel.ID + "/interrupt"},
+			{"POST", "api/kernels/" + x.Kernel.ID + "/restart"},
+			{"DELETE", "api/kernels/" + x.Kernel.ID},
+			{"GET", "api/sessions/" + x.ID},
+			{"DELETE", "api/sessions/" + x.ID},
+			{"PATCH", "api/sessions/" + x.ID},
 		} {
 			var body any
 			if r[0] == "PATCH" {
