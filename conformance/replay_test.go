@@ -89,6 +89,7 @@ func replayHappensOnce(t testing.TB, s *target) {
 	id := w.Start(t, "print('once')")
 	w.Finish(t, id, probe.Patience)
 	for range 3 {
+		time.Sleep(300 * time.Millisecond) // the time to acknowledge, which no client can do once it has closed
 		w.Close()
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
 		for _, m := range w.Run(t, "2").Others {
