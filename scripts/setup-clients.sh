@@ -34,29 +34,6 @@ need_python() {
 		fail "$python is $("$python" --version 2>&1): the clients need 3.11 or newer; set PYTHON"
 }
 
-# Debian ships venv without ensurepip; a venv made without pip is filled by the
-# pip outside, where there is one.
-make_venv() {
-	rm -rf "$1"
-	if "$python" -m venv "$1" >"$cache/venv/log" 2>&1; then
-		return
-	fi
-	rm -rf "$1"
-	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-		say "installing python3-venv"
-		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv; } >"$cache/venv/log" 2>&1 ||
-			fail "cannot install python3-venv: $(tail -n 1 "$cache/venv/log")"
-		"$python" -m venv "$1" >"$cache/venv/log" 2>&1 && return
-		rm -rf "$1"
-	fi
-	if "$python" -m pip --version >/dev/null 2>&1 &&
-		"$python" -m venv --without-pip "$1" >"$cache/venv/log" 2>&1 &&
-		"$python" -m pip --python "$1/bin/python" install -q pip >"$cache/venv/log" 2>&1; then
-		return
-	fi
-	fail "cannot make a Python environment ($(tail -n 1 "$cache/venv/log")): install python3-venv (Debian, Ubuntu: sudo apt-get install python3-venv)"
-}
-
 setup_venv() {
 	venv=$cache/venv/$1
 	lock=$locks/python/$1.txt
@@ -67,7 +44,9 @@ setup_venv() {
 		return
 	fi
 	say "$1: installing $(grep -c '==' "$lock") Python packages into .cache/venv/$1"
-	make_venv "$venv"
+	rm -rf "$venv"
+	PYTHON=$python "$root/scripts/venv.sh" "$venv" >"$cache/venv/log" 2>&1 ||
+		fail "cannot make a Python environment: $(tail -n 1 "$cache/venv/log")"
 	"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r "$lock" >"$cache/venv/log" 2>&1 || {
 		tail -n 5 "$cache/venv/log" >&2
 		fail "cannot install conformance/clients/python/$1.txt; see .cache/venv/log"
@@ -77,8 +56,9 @@ setup_venv() {
 }
 
 setup_node() {
-	command -v node >/dev/null 2>&1 && command -v "$npm" >/dev/null 2>&1 ||
-		fail "no node or npm found: install Node.js 20 or newer (with npm)"
+	for program in node "$npm"; do
+		command -v "$program" >/dev/null 2>&1 || fail "no $program found: install Node.js 20 or newer (with npm)"
+	done
 	node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
 		fail "node is $(node --version): @jupyterlab/services needs 20 or newer"
 	want="$(cksum <"$locks/node/package-lock.json") $(node --version)"

@@ -53,12 +53,12 @@ func buildAgent(t *testing.T) string {
 // ipykernel is the kernelspec of the ipykernel that the tests have.
 func ipykernel(t *testing.T) jupyter.Kernelspec {
 	t.Helper()
-	python, err := filepath.Abs("../../.cache/venv/kernel/bin/python")
+	python, err := filepath.Abs("../../.cache/venv/stock/bin/python")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(python); err != nil {
-		t.Fatalf("%v: run make tools, which installs ipykernel there", err)
+		t.Fatalf("%v: run make clients, which installs ipykernel there", err)
 	}
 	return jupyter.Kernelspec{Argv: []string{python, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"}, DisplayName: "Python 3", Language: "python"}
 }
@@ -69,9 +69,9 @@ func ipykernel(t *testing.T) jupyter.Kernelspec {
 func forEveryUser(t *testing.T, c *agentapi.Config) {
 	t.Helper()
 	const python = "/usr/bin/python3"
-	packages, err := filepath.Glob("../../.cache/venv/kernel/lib/python3.*/site-packages")
+	packages, err := filepath.Glob("../../.cache/venv/stock/lib/python3.*/site-packages")
 	if err != nil || len(packages) != 1 {
-		t.Fatalf("no ipykernel: run make tools (%v)", err)
+		t.Fatalf("no ipykernel: run make clients (%v)", err)
 	}
 	path, err := filepath.Abs(packages[0])
 	if err != nil {

@@ -32,7 +32,7 @@ func realKernels(t *testing.T) string {
 	if os.Getenv("KERNELGW_TEST_SKIP_KERNEL") == "1" {
 		t.Skip("KERNELGW_TEST_SKIP_KERNEL is set")
 	}
-	dir, err := filepath.Abs("../../.cache/venv/kernel/share/jupyter")
+	dir, err := filepath.Abs("../../.cache/venv/stock/share/jupyter")
 	if err != nil {
 		t.Fatal(err)
 	}
