@@ -11,16 +11,18 @@ if [ "$(id -u)" != 0 ]; then
 	export KERNELGW_TEST_SKIP_ROOT=1
 fi
 
+# Several packages test programs that they build: a cached result would hide
+# that these have changed. Hence -count=1.
 step "unit tests"
 units=$(go list ./... | grep -v '^kernelgw/conformance')
 # shellcheck disable=SC2086 # package names are words
 if command -v gcc >/dev/null 2>&1; then
-	CGO_ENABLED=1 go test -race -timeout 20m $units
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $units
 	step "tests of memory and allocations, which the race detector would distort"
 	go test -run 'Cost|Alloc' ./kernelgw/splice ./sandboxes/agent/... ./jupyter/...
 else
 	echo "!! NOT CHECKED: data races: the race detector needs a C compiler (gcc), and there is none" >&2
-	go test -timeout 20m $units
+	go test -count=1 -timeout 20m $units
 fi
 
 for driver in process gvisor; do

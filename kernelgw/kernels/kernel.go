@@ -107,10 +107,17 @@ func trusted(st agentapi.Status, previous agentapi.Status, now time.Time) agenta
 	if st.LastActivity.Before(previous.LastActivity) {
 		st.LastActivity = previous.LastActivity
 	}
-	st.Replayed = max(st.Replayed, previous.Replayed)
-	st.Dropped = max(st.Dropped, previous.Dropped)
+	st.Replayed = counted(st.Replayed, previous.Replayed)
+	st.Dropped = counted(st.Dropped, previous.Dropped)
 	st.Reason = printable(st.Reason)
 	return st
+}
+
+// counted bounds a counter that an agent tells: it does not go back, and one
+// status adds no more than a log can hold, or one lie would spoil the metric.
+func counted(told, previous uint64) uint64 {
+	const most = 1 << 20
+	return min(max(told, previous), previous+most)
 }
 
 // printable returns s without control characters, cut to maxReason bytes.
