@@ -2,6 +2,7 @@ package hostproc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -21,6 +23,9 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv("HOSTPROC_HEADLESS") != "" {
 		beHeadless()
+	}
+	if os.Getenv("HOSTPROC_BLANK") != "" {
+		beBlank()
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -37,6 +42,62 @@ func beHeadless() {
 		os.Exit(1)
 	}()
 	_, _, _ = unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+}
+
+// beBlank forgets this process's arguments and environment, prctl(2)
+// PR_SET_MM_MAP, says so and waits to be killed.
+func beBlank() {
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		panic(err)
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	field := func(n int) uint64 {
+		v, err := strconv.ParseUint(fields[n-3], 10, 64)
+		if err != nil {
+			panic(err)
+		}
+		return v
+	}
+	brk, _, _ := unix.Syscall(unix.SYS_BRK, 0, 0, 0)
+	args := field(48)
+	m := struct {
+		startCode, endCode, startData, endData, startBrk, brk, startStack uint64
+		argStart, argEnd, envStart, envEnd                                uint64
+		auxv                                                              uint64
+		auxvSize, exe                                                     uint32
+	}{
+		field(26), field(27), field(45), field(46), field(47), uint64(brk), field(28),
+		args, args, args, args, 0, 0, ^uint32(0),
+	}
+	if _, _, errno := unix.Syscall6(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&m)), unsafe.Sizeof(m), 0, 0); errno != 0 {
+		panic(errno)
+	}
+	_, _ = os.Stdout.WriteString("blank\n")
+	time.Sleep(time.Minute)
+	os.Exit(1)
+}
+
+// gVisor has processes without arguments and environment, tens for a sandbox.
+func TestProcessesThatStayBlankAreNotWaitedForOneByOne(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		_, line, cmd := spawn(t, "exec "+self, "HOSTPROC_BLANK=yes")
+		args, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/cmdline")
+		if line != "blank" || len(args) > 0 || err != nil {
+			t.Fatalf("%q, arguments %q, %v", line, args, err)
+		}
+	}
+	start := time.Now()
+	if err := KillAll(t.Context(), WithEnv("HOSTPROC_NOBODY", "yes")); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 2*settle {
+		t.Errorf("KillAll took %v", took)
+	}
 }
 
 // spawn starts a shell script and returns its ID and the first line it prints.

@@ -53,13 +53,23 @@ func Descendants(roots ...ID) Matcher {
 // environment, as far as this process may read it.
 func WithEnv(name, value string) Matcher {
 	want := []byte(name + "=" + value)
+	blank := map[int]uint64{} // pid to start time of those that have no environment
 	return func(table map[int]Process) (found []Process, sure bool) {
 		sure = true
+		// One for all: a host may have many that stay blank, as gVisor's stubs.
+		deadline := time.Now().Add(settle)
 		for _, p := range table {
 			if p.Zombie || p.kernelThread() {
 				continue
 			}
-			env, err := environ(p.PID)
+			patience := deadline
+			if start, ok := blank[p.PID]; ok && start == p.Start {
+				patience = time.Time{}
+			}
+			env, err := environ(p.PID, patience)
+			if err == nil && len(env) == 0 {
+				blank[p.PID] = p.Start
+			}
 			switch {
 			case errors.Is(err, ErrGone):
 				// It may have left a child that the table has not.
@@ -73,14 +83,15 @@ func WithEnv(name, value string) Matcher {
 	}
 }
 
-// settle bounds how long environ waits for a process to be what it becomes.
+// settle bounds how long WithEnv waits for processes to be what they become.
 const settle = 2 * time.Second
 
 // environ reads the environment that a process was started with. In the middle
 // of execve, which can last on a busy host, arguments and environment are
-// empty; and so they are when a process dies. ErrGone when it is dead.
-func environ(pid int) ([]byte, error) {
-	start, settled := time.Now(), 0
+// empty; and so they are when a process dies. ErrGone when it is dead. It waits
+// for a process that is neither until the deadline.
+func environ(pid int, deadline time.Time) ([]byte, error) {
+	settled := 0
 	for {
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		// ESRCH: the first thread has given up its memory.
@@ -99,7 +110,7 @@ func environ(pid int) ([]byte, error) {
 		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && len(args) > 0 {
 			settled++ // the environment comes right after the arguments, or never
 		}
-		if settled == 5 || time.Since(start) > settle {
+		if settled == 5 || time.Now().After(deadline) {
 			return nil, nil
 		}
 		time.Sleep(time.Millisecond)
