@@ -177,6 +177,9 @@ type Process struct {
 	Zombie bool
 	// headless: the first thread has exited and others have not.
 	headless bool
+	// placed: its memory has a place for an environment, which is so once its
+	// execve is done. False, too, where this process may not know.
+	placed bool
 }
 
 // ID returns the ID of the process that the line is about, whoever has its pid
@@ -226,6 +229,10 @@ func readStat(pid int) (Process, error) {
 	return p, nil
 }
 
+// envEnd is the index of env_end, field 51, in what follows the name: the last
+// that execve sets, from nothing.
+const envEnd = 51 - 3
+
 // parseStat reads a /proc/PID/stat, proc(5). The process chose the name in
 // field 2 and may have put spaces, parentheses and newlines into it; field 3
 // follows the last parenthesis.
@@ -251,5 +258,6 @@ func parseStat(stat []byte) (Process, error) {
 	return Process{
 		PID: pid, Parent: parent, Group: group, Session: session, Start: start,
 		Zombie: exited && threads <= 1, headless: exited && threads > 1,
+		placed: len(fields) > envEnd && fields[envEnd] != "0",
 	}, nil
 }

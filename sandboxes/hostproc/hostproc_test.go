@@ -79,7 +79,7 @@ func beBlank() {
 }
 
 // gVisor has processes without arguments and environment, tens for a sandbox.
-func TestProcessesThatStayBlankAreNotWaitedForOneByOne(t *testing.T) {
+func TestProcessesThatStayBlankAreNotWaitedFor(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestProcessesThatStayBlankAreNotWaitedForOneByOne(t *testing.T) {
 	if err := KillAll(t.Context(), WithEnv("HOSTPROC_NOBODY", "yes")); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took > 2*settle {
+	if took := time.Since(start); took > settle {
 		t.Errorf("KillAll took %v", took)
 	}
 }

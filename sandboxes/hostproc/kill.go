@@ -56,7 +56,8 @@ func WithEnv(name, value string) Matcher {
 	blank := map[int]uint64{} // pid to start time of those that have no environment
 	return func(table map[int]Process) (found []Process, sure bool) {
 		sure = true
-		// One for all: a host may have many that stay blank, as gVisor's stubs.
+		// One for all, and none for those that were waited for: a host may have
+		// many that stay blank.
 		deadline := time.Now().Add(settle)
 		for _, p := range table {
 			if p.Zombie || p.kernelThread() {
@@ -87,11 +88,12 @@ func WithEnv(name, value string) Matcher {
 const settle = 2 * time.Second
 
 // environ reads the environment that a process was started with. In the middle
-// of execve, which can last on a busy host, arguments and environment are
-// empty; and so they are when a process dies. ErrGone when it is dead. It waits
-// for a process that is neither until the deadline.
+// of execve, which can last on a busy host, there is none; nor has a process
+// that dies. ErrGone when it is dead. It waits until the deadline for a process
+// whose environment has no place yet, and for no other: what has a place and
+// stays empty has been given up, as by gVisor's stubs.
 func environ(pid int, deadline time.Time) ([]byte, error) {
-	settled := 0
+	placed := false
 	for {
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		// ESRCH: the first thread has given up its memory.
@@ -107,13 +109,13 @@ func environ(pid int, deadline time.Time) ([]byte, error) {
 				return env, nil
 			}
 		}
-		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && len(args) > 0 {
-			settled++ // the environment comes right after the arguments, or never
-		}
-		if settled == 5 || time.Now().After(deadline) {
+		if placed && p.placed || time.Now().After(deadline) {
 			return nil, nil
 		}
-		time.Sleep(time.Millisecond)
+		// Once more when it got its place after it was read.
+		if placed = p.placed; !placed {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 
