@@ -32,9 +32,19 @@ type passwdEntry struct {
 
 // findUser interprets an image config's User ("name", "uid", each with an
 // optional ":group") against the image's own passwd and group files. Root, or
-// nobody named, becomes user id 1000: code from strangers does not run as root,
-// whatever the image says.
+// nobody named, becomes user id 1000, and the group root the one that has the
+// user's number: code from strangers does not run as root, whatever the image
+// says. (That images give their user the group root is common: OpenShift starts
+// them as any user id of that group.)
 func findUser(fsys fs.FS, config string) (User, error) {
+	user, err := namedUser(fsys, config)
+	if err == nil && user.GID == 0 {
+		user.GID = user.UID
+	}
+	return user, err
+}
+
+func namedUser(fsys fs.FS, config string) (User, error) {
 	users := readPasswd(fsys)
 	who, group, hasGroup := strings.Cut(config, ":")
 	var user User
