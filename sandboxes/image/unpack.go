@@ -19,6 +19,8 @@ const (
 	defaultMaxBytes   = 32 << 30
 	defaultMaxEntries = 2_000_000
 	maxNameBytes      = 4096
+	maxDepth          = 256     // directories above an entry
+	dirBytes          = 4 << 10 // what a directory takes of maxBytes
 )
 
 const (
@@ -83,8 +85,8 @@ func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
 			continue
 		}
-		if u.entries++; u.entries > u.maxEntries {
-			return fmt.Errorf("image has more than %d files", u.maxEntries)
+		if err := u.count(1, 0); err != nil {
+			return err
 		}
 		name, err := cleanName(hdr.Name)
 		if err != nil {
@@ -97,6 +99,19 @@ func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 			return fmt.Errorf("cannot unpack %q: %w", hdr.Name, err)
 		}
 	}
+}
+
+// count adds what is about to be made to the image, within its limits.
+func (u *unpacker) count(entries, bytes int64) error {
+	if entries > u.maxEntries-u.entries {
+		return fmt.Errorf("image has more than %d files", u.maxEntries)
+	}
+	if bytes < 0 || bytes > u.maxBytes-u.bytes {
+		return fmt.Errorf("image is larger than %d bytes", u.maxBytes)
+	}
+	u.entries += entries
+	u.bytes += bytes
+	return nil
 }
 
 // cleanName makes an entry's name relative and refuses what would climb out.
@@ -166,6 +181,9 @@ func (u *unpacker) entry(name string, hdr *tar.Header, r io.Reader) error {
 	u.mark(base)
 	switch hdr.Typeflag {
 	case tar.TypeDir:
+		if err := u.count(0, dirBytes); err != nil {
+			return err
+		}
 		if err := dir.Mkdir(base, 0o755); err != nil {
 			return err
 		}
@@ -180,10 +198,9 @@ func (u *unpacker) entry(name string, hdr *tar.Header, r io.Reader) error {
 }
 
 func (u *unpacker) file(dir *os.Root, base string, hdr *tar.Header, r io.Reader) error {
-	if hdr.Size < 0 || u.bytes+hdr.Size > u.maxBytes {
-		return fmt.Errorf("image is larger than %d bytes", u.maxBytes)
+	if err := u.count(0, hdr.Size); err != nil {
+		return err
 	}
-	u.bytes += hdr.Size
 	f, err := dir.OpenFile(base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -353,7 +370,7 @@ func (u *unpacker) openDir(name string) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := u.root.MkdirAll(real, 0o755); err != nil {
+	if err := u.mkdirAll(real); err != nil {
 		return nil, err
 	}
 	dir, err := u.root.OpenRoot(real)
@@ -362,6 +379,32 @@ func (u *unpacker) openDir(name string) (*os.Root, error) {
 	}
 	u.dir, u.parent, u.dirFor = dir, real, name
 	return dir, nil
+}
+
+// mkdirAll makes dir, a resolved path, with its parents. A layer need not name
+// them, so that a short name can stand for many: each counts as if it had.
+func (u *unpacker) mkdirAll(dir string) error {
+	if strings.Count(dir, "/") >= maxDepth {
+		return fmt.Errorf("more than %d directories lie above it", maxDepth)
+	}
+	var missing int64
+	for p := dir; p != "."; p = path.Dir(p) {
+		_, err := u.root.Lstat(p)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		missing++
+	}
+	if missing == 0 {
+		return nil
+	}
+	if err := u.count(missing, missing*dirBytes); err != nil {
+		return err
+	}
+	return u.root.MkdirAll(dir, 0o755)
 }
 
 func (u *unpacker) forgetDir() {

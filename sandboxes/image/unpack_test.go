@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -304,6 +305,11 @@ func TestAttackHugeClaimedSize(t *testing.T) {
 	if err := a.unpack(t, entry{name: "big", size: 1 << 50}); err == nil || !strings.Contains(err.Error(), "larger") {
 		t.Errorf("error = %v, want the limit named", err)
 	}
+	// The sum of both does not fit into an int64.
+	a = newArena(t)
+	if err := a.unpack(t, entry{name: "some", body: "x"}, entry{name: "big", size: math.MaxInt64}); err == nil || !strings.Contains(err.Error(), "larger") {
+		t.Errorf("error = %v, want the limit named", err)
+	}
 	a = newArena(t)
 	if err := a.unpack(t, entry{name: "short", size: 1 << 20}); err == nil {
 		t.Error("a body shorter than its header says was accepted")
@@ -324,6 +330,40 @@ func TestAttackTooManyEntries(t *testing.T) {
 	a.u.maxEntries = 3
 	if err := a.unpack(t, entry{name: "a/"}, entry{name: "b/"}, entry{name: "c/"}, entry{name: "d/"}); err == nil {
 		t.Error("more entries than the limit were accepted")
+	}
+}
+
+// A gzip of such names is a thousandth of the directories they make.
+func TestAttackDirectoriesThatOnlyNamesImply(t *testing.T) {
+	layer := func(deep string) []entry {
+		return []entry{{name: "1/" + deep + "x"}, {name: "2/" + deep + "x"}, {name: "3/" + deep + "x"}}
+	}
+	for name, limit := range map[string]func(u *unpacker){
+		"more than 200 files":      func(u *unpacker) { u.maxEntries = 200 },
+		"larger than 819200 bytes": func(u *unpacker) { u.maxBytes = 200 * dirBytes },
+	} {
+		a := newArena(t)
+		limit(a.u)
+		if err := a.unpack(t, layer(strings.Repeat("d/", 99))...); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("error = %v, want %q", err, name)
+		}
+		made := 0
+		_ = filepath.WalkDir(a.root, func(string, fs.DirEntry, error) error { made++; return nil })
+		if made > 203 { // two branches with a file each at most, and the root
+			t.Errorf("%s: %d were made", name, made)
+		}
+	}
+	a := newArena(t)
+	if err := a.unpack(t, layer(strings.Repeat("d/", 300))...); err == nil || !strings.Contains(err.Error(), "256 directories") {
+		t.Errorf("300 directories deep: %v", err)
+	}
+	// A link goes on where the name would be too deep.
+	deep := strings.Repeat("d/", 200)
+	if err := newArena(t).unpack(t, entry{name: deep + "x"}, entry{name: "l", kind: tar.TypeSymlink, link: deep}, entry{name: "l/" + deep + "x"}); err == nil {
+		t.Error("400 directories deep through a link were accepted")
+	}
+	if err := newArena(t).unpack(t, layer(deep)...); err != nil {
+		t.Errorf("200 directories deep: %v", err)
 	}
 }
 
