@@ -58,7 +58,7 @@ func (a *Agent) checkLimits(g *generation) (reason string, again time.Duration) 
 	memory := u.memory
 	// Processes that forked share pages, which usage counts for each.
 	if c.MemoryBytes > 0 && memory > c.MemoryBytes && u.processes > 1 {
-		memory = a.procs.sharedMemory(g.proc.pid, memory)
+		memory = a.procs.footprint(g.proc.pid)
 	}
 	switch {
 	case c.Processes > 0 && u.processes > c.Processes:

@@ -28,6 +28,9 @@ type procStat struct {
 	residentPages               int64
 }
 
+// resident is the memory of the process, with what it shares.
+func (s procStat) resident() int64 { return s.residentPages * int64(os.Getpagesize()) }
+
 const ticksPerSecond = 100 // USER_HZ, the same on all Linux architectures that Go has
 
 // parseStat reads a /proc/PID/stat line. The command name in it is the
@@ -83,62 +86,6 @@ func (p procs) list(kernel int) []procStat {
 		}
 	}
 	return p.choose(all, os.Getpid(), kernel)
-}
-
-// members is list for those who look often: it walks down from the agent where
-// the system tells children, instead of over all processes of the host. It may
-// miss a process whose sibling ends at the time. The first process of a sandbox
-// has no others to pass over: there, list opens fewer files, which gVisor makes
-// slow (0.3 ms each; children has one for each thread).
-func (p procs) members(kernel int) []procStat {
-	self := os.Getpid()
-	if !p.ownsDescendants || self == 1 {
-		return p.list(kernel)
-	}
-	next, ok := children(self)
-	if !ok {
-		return p.list(kernel)
-	}
-	var found []procStat
-	for seen := map[int]bool{self: true}; len(next) > 0; {
-		pid := next[len(next)-1]
-		next = next[:len(next)-1]
-		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-		if err != nil || seen[pid] {
-			continue
-		}
-		seen[pid] = true
-		if s, ok := parseStat(b); ok && !s.zombie {
-			found = append(found, s)
-		}
-		more, _ := children(pid) // none when it is gone
-		next = append(next, more...)
-	}
-	return found
-}
-
-// children returns the children of a process, which Linux keeps by thread.
-func children(pid int) (pids []int, ok bool) {
-	tasks := "/proc/" + strconv.Itoa(pid) + "/task"
-	dir, err := os.Open(tasks)
-	if err != nil {
-		return nil, false
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1) // what could be read is used
-	for _, name := range names {
-		b, err := os.ReadFile(tasks + "/" + name + "/children")
-		if err != nil {
-			continue // the thread is gone, or the system does not tell
-		}
-		ok = true
-		for _, field := range bytes.Fields(b) {
-			if child, err := strconv.Atoi(string(field)); err == nil {
-				pids = append(pids, child)
-			}
-		}
-	}
-	return pids, ok
 }
 
 // choose returns those of all that are the kernel's and alive.
@@ -254,49 +201,52 @@ func killAllOf(u User) {
 
 // usage sums up processes.
 type usage struct {
-	cpu       time.Duration // of the living
-	memory    int64
+	cpu       time.Duration // of the living and of those that they waited for
+	memory    int64         // pages that several share are counted for each
 	processes int64
 }
 
 func (p procs) usage(kernel int) usage {
 	var u usage
-	page := int64(os.Getpagesize())
-	for _, s := range p.members(kernel) {
+	for _, s := range p.list(kernel) {
 		u.processes++
 		u.cpu += time.Duration(s.cpuTicks) * time.Second / ticksPerSecond
-		u.memory += s.residentPages * page
+		u.memory += s.resident()
 	}
 	return u
 }
 
-// sharedMemory is the memory of the processes with each page that several use
-// counted once, or simple where the system does not tell. It is slower by far
-// than usage.
-func (p procs) sharedMemory(kernel int, simple int64) int64 {
-	if _, err := proportionalShare(strconv.Itoa(kernel)); err != nil {
-		return simple
-	}
-	least := simple
+// footprint is the memory of the kernel with each page that several processes
+// use counted once. It is slower by far than usage.
+func (p procs) footprint(kernel int) int64 {
 	// A process that ends while others are looked at makes the shares of those
 	// larger that come after it, so what counts is the smaller of two sums.
-	for range 2 {
-		var total int64
-		for _, s := range p.members(kernel) {
-			share, err := proportionalShare(strconv.Itoa(s.pid))
-			if err == nil { // otherwise it is gone
-				total += share
-			}
+	return min(footprint(p.list(kernel), proportionalShare), footprint(p.list(kernel), proportionalShare))
+}
+
+// footprint takes the memory of the largest process where the system does not
+// tell shares (gVisor): that much is used for certain. The sum would count for
+// each child what it has from its parent, and kill those that only forked; who
+// uses more in many processes meets the limit of the sandbox as a whole.
+func footprint(all []procStat, share func(pid int) (int64, error)) int64 {
+	var sum, largest int64
+	told := false
+	for _, s := range all {
+		largest = max(largest, s.resident())
+		if n, err := share(s.pid); err == nil {
+			sum, told = sum+n, true
 		}
-		least = min(least, total)
 	}
-	return least
+	if told { // who did not tell is gone
+		return sum
+	}
+	return largest
 }
 
 // proportionalShare is the memory of a process, each page divided by the number
 // of its users.
-func proportionalShare(pid string) (int64, error) {
-	b, err := os.ReadFile("/proc/" + pid + "/smaps_rollup")
+func proportionalShare(pid int) (int64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
 	if err != nil {
 		return 0, err
 	}

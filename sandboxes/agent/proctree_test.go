@@ -47,16 +47,33 @@ func TestMembersAreTheDescendants(t *testing.T) {
 	}
 	out.Read(make([]byte, 1)) // both are there
 	p := procs{ownsDescendants: true}
-	members, listed := p.members(cmd.Process.Pid), p.list(cmd.Process.Pid)
-	if len(members) != 3 || len(listed) != 3 {
-		t.Errorf("%d members and %d listed, want 3", len(members), len(listed))
+	if members := p.list(cmd.Process.Pid); len(members) != 3 {
+		t.Errorf("%d members, want 3", len(members))
 	}
 	if !p.kill(cmd.Process.Pid, patience) {
 		t.Error("not all were killed")
 	}
 	cmd.Wait()
-	if members := p.members(cmd.Process.Pid); len(members) != 0 {
+	if members := p.list(cmd.Process.Pid); len(members) != 0 {
 		t.Errorf("still there: %v", members)
+	}
+}
+
+func TestMemoryOfProcessesThatForkedIsCountedOnce(t *testing.T) {
+	pages := int64(500<<20) / int64(os.Getpagesize())
+	family := []procStat{{pid: 1, residentPages: pages}, {pid: 2, residentPages: pages - 1}, {pid: 3, residentPages: pages - 1}}
+	told := func(pid int) (int64, error) {
+		if pid == 3 {
+			return 0, os.ErrNotExist // gone meanwhile
+		}
+		return 170 << 20, nil
+	}
+	silent := func(int) (int64, error) { return 0, os.ErrNotExist } // gVisor
+	if got := footprint(family, told); got != 340<<20 {
+		t.Errorf("%d bytes where the system tells shares", got)
+	}
+	if got := footprint(family, silent); got != 500<<20 {
+		t.Errorf("%d bytes where the system tells no shares, want those of the largest", got)
 	}
 }
 
