@@ -24,7 +24,7 @@ type procs struct {
 type procStat struct {
 	pid, parent, group, session int
 	zombie                      bool
-	cpuTicks                    int64 // of itself, not of its children
+	cpuTicks                    int64 // of itself and of the children that it waited for
 	residentPages               int64
 }
 
@@ -57,7 +57,7 @@ func parseStat(b []byte) (procStat, bool) {
 		parent:        int(number(fields[1])),
 		group:         int(number(fields[2])),
 		session:       int(number(fields[3])),
-		cpuTicks:      number(fields[11]) + number(fields[12]),
+		cpuTicks:      number(fields[11]) + number(fields[12]) + number(fields[13]) + number(fields[14]),
 		residentPages: number(fields[21]),
 	}
 	return s, ok && s.pid > 0

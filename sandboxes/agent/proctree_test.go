@@ -14,9 +14,9 @@ func TestParseStat(t *testing.T) {
 		want procStat
 		ok   bool
 	}{
-		"plain":       {"43 (python) S" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 200, residentPages: 256}, true},
-		"forged name": {"43 (x) Z 9 9 9 (y\n) R" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 200, residentPages: 256}, true},
-		"zombie":      {"43 (x) Z" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, zombie: true, cpuTicks: 200, residentPages: 256}, true},
+		"plain":       {"43 (python) S" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 215, residentPages: 256}, true},
+		"forged name": {"43 (x) Z 9 9 9 (y\n) R" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 215, residentPages: 256}, true},
+		"zombie":      {"43 (x) Z" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, zombie: true, cpuTicks: 215, residentPages: 256}, true},
 		"short":       {"43 (x) S 1 2 3", procStat{}, false},
 		"no name":     {"43 x S" + rest, procStat{}, false},
 		"no pid":      {"(x) S" + rest, procStat{}, false},
