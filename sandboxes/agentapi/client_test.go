@@ -196,6 +196,34 @@ func TestUnixSocketOfALongPath(t *testing.T) {
 	}
 }
 
+func TestAttackAgentPutsALinkInPlaceOfItsSocket(t *testing.T) {
+	dir := t.TempDir()
+	host := filepath.Join(dir, "host")
+	l, err := ListenUnix(host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	link, file := filepath.Join(dir, "link"), filepath.Join(dir, "file")
+	if err := errors.Join(os.Symlink(host, link), os.WriteFile(file, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, file, filepath.Join(dir, "none"), dir} {
+		conn, err := (&Client{Endpoint: Endpoint{"unix", path}}).DialRaw(t.Context())
+		if !errors.Is(err, ErrGone) {
+			t.Errorf("%s: %v, want ErrGone", filepath.Base(path), err)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+	conn, err := DialUnix(t.Context(), host)
+	if err != nil {
+		t.Fatalf("the socket itself: %v", err)
+	}
+	conn.Close()
+}
+
 // The agents here lie. What must hold for each: an error of this package, soon,
 // and no more memory than the limits say.
 

@@ -15,16 +15,25 @@ import (
 const maxUnixPath = 107
 
 // DialUnix connects to a Unix socket whose path may be longer than a socket
-// address can hold.
+// address can hold. The last name of the path must be the socket itself: whoever
+// is inside a sandbox may be able to put a link there, to a socket that is not
+// theirs to speak to, least of all with the agent's token.
 func DialUnix(ctx context.Context, path string) (net.Conn, error) {
-	var conn net.Conn
-	err := withShortPath(path, func(short string) error {
-		var d net.Dialer
-		var err error
-		conn, err = d.DialContext(ctx, "unix", short)
-		return err
-	})
-	return conn, err
+	socket, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open socket %s: %w", path, err)
+	}
+	defer unix.Close(socket)
+	var stat unix.Stat_t
+	if err := unix.Fstat(socket, &stat); err != nil {
+		return nil, fmt.Errorf("cannot look at socket %s: %w", path, err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("cannot connect to %s: it is not a socket", path)
+	}
+	// By descriptor: the name may be another's by now.
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", socket))
 }
 
 // ListenUnix listens on a Unix socket whose path may be longer than a socket
