@@ -107,7 +107,6 @@ func (s *socket) serve(sessionID string) {
 		s.writeLoop()
 	}()
 	err := s.readLoop()
-	s.hub.detach(s)
 	var refused *closeError
 	var closed *websocket.CloseError
 	switch {
@@ -129,6 +128,9 @@ func (s *socket) serve(sessionID string) {
 		s.cutter.Stop()
 	}
 	s.mu.Unlock()
+	// Only now: the writer reads from the log under the name of a client that
+	// may be forgotten with its socket.
+	s.hub.detach(s)
 }
 
 // close makes the writer end the connection with a close frame. The first call

@@ -312,8 +312,13 @@ func (l *Log[T]) after(seq uint64) int {
 	return l.head + sort.Search(len(live), func(i int) bool { return live[i].Seq > seq })
 }
 
-func difference(a, b total) total { return total{a.messages - b.messages, a.bytes - b.bytes} }
-func sum(a, b total) total        { return total{a.messages + b.messages, a.bytes + b.bytes} }
+// difference is never below zero: the totals of a reader that was forgotten
+// begin anew.
+func difference(a, b total) total {
+	return total{a.messages - min(a.messages, b.messages), a.bytes - min(a.bytes, b.bytes)}
+}
+
+func sum(a, b total) total { return total{a.messages + b.messages, a.bytes + b.bytes} }
 
 // Stats says what a log holds.
 type Stats struct {

@@ -287,3 +287,17 @@ func BenchmarkAppendSpilling(b *testing.B) {
 		})
 	}
 }
+
+func TestReaderThatWasForgottenLosesNoNonsense(t *testing.T) {
+	l := New[int](1 << 20)
+	c := l.Now("r")
+	own := entry(Kept, 400, "")
+	own.To = "r"
+	l.Append(own)
+	l.Read(&c, "r", 1<<30, 1<<30, nil)
+	l.Forget("r")
+	l.Append(entry(Kept, 400, ""))
+	if got := shape(l.Read(&c, "r", 1<<30, 1<<30, nil)); got != "k" {
+		t.Errorf("got %s, want the entry for everybody", got)
+	}
+}
