@@ -190,6 +190,23 @@ func (h *hub) fromClient(c *client, m *jupyter.Message) error {
 	return h.inbound.send(h, m, id)
 }
 
+// refuse tells the client of a message that waited for the kernel that it was
+// not taken: where its output would be, and by the end of the connection, as no
+// answer will come.
+func (h *hub) refuse(m *jupyter.Message, why *closeError) {
+	h.ignored.Add(1)
+	id := jupyter.PeekID(m.Header)
+	if m.Channel == jupyter.Shell && isType(m, `"execute_request"`) {
+		h.track.refused(id)
+		h.publishError("not executed: "+why.reason, m.Header)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.routes.find(id, jupyter.PeekSession(m.Header)); c != nil && c.socket != nil {
+		c.socket.close(why.code, why.reason, true)
+	}
+}
+
 // attach makes s the socket of its session_id and returns the client, with the
 // cursor where s begins. A socket that the client had is closed.
 func (h *hub) attach(s *socket, sessionID string) *client {

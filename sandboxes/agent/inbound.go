@@ -44,18 +44,30 @@ func (in *inbound) send(h *hub, m *jupyter.Message, id string) error {
 	if in.kernel == nil {
 		return in.hold(h, m, id, execute)
 	}
-	if execute {
-		h.track.request(id)
-	}
+	// Before the kernel has it: the answer may be faster than this goroutine.
+	news := execute && h.track.request(id)
 	err := in.kernel.Send(m)
+	if err == nil {
+		return nil
+	}
+	if news {
+		h.track.refused(id)
+	}
+	if why := refusal(h, err); why != nil {
+		return why
+	}
+	// The process is ending. Its successor answers what was asked now.
+	return in.hold(h, m, id, execute)
+}
+
+// refusal says why a kernel that lives did not take a message, nil when it is
+// the connection that is over.
+func refusal(h *hub, err error) *closeError {
 	switch {
 	case errors.Is(err, zmq.ErrBacklog):
 		return &closeError{websocket.CloseTryAgainLater, "the kernel does not read its messages; interrupt or restart it"}
 	case errors.Is(err, zmq.ErrTooLarge):
 		return tooLarge(h.maxMessage)
-	case err != nil:
-		// The process is ending. Its successor answers what was asked now.
-		return in.hold(h, m, id, execute)
 	}
 	return nil
 }
@@ -90,8 +102,8 @@ func (in *inbound) open(h *hub, kernel kernelLink) {
 		if err == nil {
 			continue
 		}
-		if errors.Is(err, zmq.ErrBacklog) || errors.Is(err, zmq.ErrTooLarge) {
-			h.ignored.Add(1)
+		if why := refusal(h, err); why != nil {
+			h.refuse(m, why)
 			continue
 		}
 		for _, m := range held[i:] { // gone again; for the next one

@@ -103,14 +103,25 @@ func (t *tracker) reply(parentID string) {
 	}
 }
 
-// request takes note of an execute request.
-func (t *tracker) request(id string) {
+// request takes note of an execute request and reports whether it is one more
+// to be answered.
+func (t *tracker) request(id string) (news bool) {
 	t.mu.Lock()
-	if len(t.running) < maxRunning {
+	if _, known := t.running[id]; !known && len(t.running) < maxRunning {
 		t.running[id] = struct{}{}
+		news = true
 	}
 	t.mu.Unlock()
 	t.activity.Store(time.Now().UnixNano())
+	t.changed()
+	return news
+}
+
+// refused: the kernel did not take an execute request.
+func (t *tracker) refused(id string) {
+	t.mu.Lock()
+	delete(t.running, id)
+	t.mu.Unlock()
 	t.changed()
 }
 
