@@ -33,18 +33,32 @@ type generation struct {
 	answered atomic.Bool                // a reply to a nudge came
 	heard    atomic.Bool                // something came on iopub
 	once     sync.Once                  // closes ready
-	asked    atomic.Int32               // what a client's shutdown_request wants
+	asked    atomic.Pointer[wish]       // a client's last shutdown_request; nil when there was none
 	worked   atomic.Bool                // it has answered an execute request
 	exceeded atomic.Pointer[string]     // the limit that it was killed for
 	readyAt  time.Time                  // valid when ready is closed
 }
 
-// What a client asked a kernel to do by shutdown_request.
-const (
-	askedNothing int32 = iota
-	askedToEnd
-	askedToRestart
-)
+// wish is a shutdown_request of a client.
+type wish struct {
+	restart bool
+	at      time.Time
+}
+
+// wishLifetime is how long any end of a kernel is taken for obedience to a
+// wish. After that only an orderly exit is, as of a kernel that finished its
+// cell first.
+const wishLifetime = 30 * time.Second
+
+// wished returns what a client asked for, when that explains the end of the
+// process at that time, nil when it does not.
+func (g *generation) wished(end time.Time, exitCode int) *wish {
+	w := g.asked.Load()
+	if w == nil || exitCode != 0 && end.Sub(w.at) > wishLifetime {
+		return nil
+	}
+	return w
+}
 
 // startGeneration starts a kernel process and begins to connect to it.
 func startGeneration(o *Options, h *hub, reaper *reaper) (*generation, error) {
@@ -151,16 +165,18 @@ func (g *generation) nudgeUntilReady(ctx context.Context) {
 	}
 }
 
-// Send takes a client's message to the kernel.
+// Send takes a client's message to the kernel. It is called for one at a time.
 func (g *generation) Send(m *jupyter.Message) error {
-	if m.Channel == jupyter.Control && isType(m, `"shutdown_request"`) {
-		asked := askedToEnd
-		if string(jupyter.PeekRaw(m.Content, "restart")) == "true" {
-			asked = askedToRestart
-		}
-		g.asked.Store(asked)
+	if m.Channel != jupyter.Control || !isType(m, `"shutdown_request"`) {
+		return g.conn.Load().Send(m)
 	}
-	return g.conn.Load().Send(m)
+	// Before the kernel has it: it may be gone faster than this goroutine.
+	before := g.asked.Swap(&wish{string(jupyter.PeekRaw(m.Content, "restart")) == "true", time.Now()})
+	err := g.conn.Load().Send(m)
+	if err != nil {
+		g.asked.Store(before)
+	}
+	return err
 }
 
 // interrupt interrupts the kernel in the way its kernelspec says.

@@ -104,11 +104,11 @@ func (s *supervisor) exited(reason string) bool {
 		return true
 	}
 	s.hub.inbound.wait(func(waiting []string) { s.hub.track.starting(reason, waiting) })
+	asked := gen.wished(time.Now(), gen.proc.state.ExitCode())
 	taken := !gen.isReady() && s.gen.proc.said.contains("address already in use")
 	s.gone()
-	asked := gen.asked.Load()
 	switch {
-	case asked == askedToEnd:
+	case asked != nil && !asked.restart:
 		s.farewell("")
 		return false
 	case taken && s.collisions < portCollisions:
@@ -120,7 +120,7 @@ func (s *supervisor) exited(reason string) bool {
 		s.restarts = 0
 	}
 	s.collisions = 0
-	if asked != askedToRestart {
+	if asked == nil {
 		s.restarts++
 	}
 	if s.restarts > maxRestarts {
