@@ -17,10 +17,10 @@ type client struct {
 	socket   *socket
 	away     time.Time // since when it has no socket
 	sessions []string  // header sessions that lead here
+	acked    eventlog.Cursor
 
-	mu    sync.Mutex
-	acked eventlog.Cursor // guarded by mu
-	sent  uint64          // guarded by mu: the highest number ever written to it
+	mu   sync.Mutex
+	sent uint64 // guarded by mu: the highest number ever written to it
 }
 
 // Limits on what is remembered of clients that are away.

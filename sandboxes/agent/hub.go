@@ -224,9 +224,7 @@ func (h *hub) attach(s *socket, sessionID string) *client {
 	old := c.socket
 	c.socket = s
 	s.client = c
-	c.mu.Lock()
 	s.cursor = c.acked
-	c.mu.Unlock()
 	s.offset.Store(s.cursor.Offset())
 	h.replaceSockets(s, old)
 	h.mu.Unlock()
@@ -352,17 +350,14 @@ func anySocket(*socket) bool     { return true }
 // acknowledged notes that the client of s has everything up to cursor.
 func (h *hub) acknowledged(s *socket, cursor eventlog.Cursor) {
 	h.mu.Lock()
-	current := s.client.socket == s
-	h.mu.Unlock()
-	if !current {
+	defer h.mu.Unlock()
+	c := s.client
+	if c.socket != s {
 		return // its successor has begun from what was acknowledged before
 	}
-	c := s.client
-	c.mu.Lock()
 	if cursor.Seq() > c.acked.Seq() {
 		c.acked = cursor
 	}
-	c.mu.Unlock()
 }
 
 // closeError ends a client's connection with a close code and reason.
