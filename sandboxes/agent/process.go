@@ -36,27 +36,23 @@ type process struct {
 // startProcess starts a kernel process in a session and process group of its
 // own. The caller must stay on its thread: the kernel dies with it.
 func startProcess(o *Options, reaper *reaper) (*process, error) {
-	dir, err := connectionDir(o)
+	info, err := newConnectionInfo(o.Config.KernelName)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a directory for the kernel's connection file: %w", err)
+		return nil, fmt.Errorf("cannot find free ports for the kernel: %w", err)
 	}
-	p := &process{dir: dir, exited: make(chan struct{}), said: &tail{}}
-	if err := p.start(o, reaper); err != nil {
+	dir, file, err := writeConnectionFile(o, info)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the kernel's connection file: %w", err)
+	}
+	p := &process{info: info, dir: dir, exited: make(chan struct{}), said: &tail{}}
+	if err := p.start(o, file, reaper); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *process) start(o *Options, reaper *reaper) error {
-	var err error
-	if p.info, err = newConnectionInfo(o.Config.KernelName); err != nil {
-		return fmt.Errorf("cannot find free ports for the kernel: %w", err)
-	}
-	file := filepath.Join(p.dir, "connection.json")
-	if err := writeConnectionFile(file, p.info, o.User); err != nil {
-		return fmt.Errorf("cannot write the kernel's connection file: %w", err)
-	}
+func (p *process) start(o *Options, file string, reaper *reaper) error {
 	argv := kernelArgv(o.Config.Spec.Argv, file, o.Config.ResourceDir)
 	env := kernelEnv(os.Environ(), o.Config.Spec.Env, o.Config.Env, o)
 	program, err := lookProgram(argv[0], env)
@@ -113,27 +109,28 @@ func (p *process) start(o *Options, reaper *reaper) error {
 	return nil
 }
 
-// connectionDir makes a directory that only the kernel's user can enter.
-func connectionDir(o *Options) (string, error) {
-	dir, err := os.MkdirTemp(o.RuntimeDir, "kernel-")
-	if err != nil {
-		return "", err
+// writeConnectionFile writes the connection file into a new directory that only
+// the kernel's user can enter.
+func writeConnectionFile(o *Options, info jupyter.ConnectionInfo) (dir, file string, err error) {
+	if dir, err = os.MkdirTemp(o.RuntimeDir, "kernel-"); err != nil {
+		return "", "", err
 	}
-	if o.User != nil {
-		if err := os.Chown(dir, int(o.User.UID), int(o.User.GID)); err != nil {
-			os.RemoveAll(dir)
-			return "", err
-		}
+	file = filepath.Join(dir, "connection.json")
+	if err := fillConnectionDir(dir, file, info, o.User); err != nil {
+		os.RemoveAll(dir)
+		return "", "", err
 	}
-	return dir, nil
+	return dir, file, nil
 }
 
-func writeConnectionFile(name string, info jupyter.ConnectionInfo, user *User) error {
+// fillConnectionDir gives the directory away last. Earlier, a process that
+// survived another kernel of the user could put a link where the agent writes.
+func fillConnectionDir(dir, file string, info jupyter.ConnectionInfo, user *User) error {
 	b, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -141,7 +138,14 @@ func writeConnectionFile(name string, info jupyter.ConnectionInfo, user *User) e
 	if err == nil && user != nil {
 		err = f.Chown(int(user.UID), int(user.GID))
 	}
-	return errors.Join(err, f.Close())
+	if err := errors.Join(err, f.Close()); err != nil || user == nil {
+		return err
+	}
+	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Chown(int(user.UID), int(user.GID)), d.Close())
 }
 
 // newConnectionInfo picks a key and five ports that are free now. Another
