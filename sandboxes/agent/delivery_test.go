@@ -131,11 +131,8 @@ func (r *running) settled(t *testing.T, session string) {
 	r.status("settled", func(agentapi.Status) bool {
 		h := r.agent.hub
 		h.mu.Lock()
-		c := h.clients[session]
-		h.mu.Unlock()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.acked.Seq() >= last
+		defer h.mu.Unlock()
+		return h.clients[session].acked.Seq() >= last
 	})
 }
 
