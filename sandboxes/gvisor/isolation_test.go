@@ -179,6 +179,50 @@ func TestAllocationWithoutEndEndsItsSandboxOnly(t *testing.T) {
 	})
 }
 
+// Files without content take memory of the sentry's own, and no disk.
+func TestAttackEmptyFilesWithoutEnd(t *testing.T) {
+	const limit, most = 64 << 20, 64<<20 + 256<<20
+	dir := shortTempDir(t)
+	b := newBox(t, newDriver(t, dir), "files", sandboxes.Resources{MemoryBytes: limit})
+	b.attack("hello")
+	sentry := recorded(t, dir, "files").Sentry.PID
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = b.post(t.Context(), "/attack", []string{"files", "/tmp"}) // the connection breaks
+	}()
+	var peak int64
+	for running := true; running; {
+		select {
+		case <-ended:
+			running = false
+		case <-time.After(20 * time.Millisecond):
+			peak = max(peak, anonymous(sentry))
+		}
+	}
+	if exit := b.end(); exit.Code != 137 || exit.Reason != "killed: memory limit 64 MiB" {
+		t.Errorf("Exit is %+v, want 137 and the memory limit", exit)
+	}
+	t.Logf("the sentry took %d MiB", peak>>20)
+	if peak > most || peak < ownMemory {
+		t.Errorf("the sentry took %d MiB, want at most %d and more than at rest", peak>>20, most>>20)
+	}
+}
+
+const ownMemory = 64 << 20 // the driver's allowance
+
+// anonymous returns the RssAnon of a process in bytes, 0 when it has ended.
+func anonymous(pid int) int64 {
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(status), "RssAnon:")
+	value, _, _ := strings.Cut(strings.TrimSpace(after), " ")
+	kib, _ := strconv.ParseInt(value, 10, 64)
+	return kib << 10
+}
+
 func TestForkBombIsHeldByItsSandbox(t *testing.T) {
 	hurt(t, sandboxes.Resources{Processes: 20}, func(b box) {
 		got := b.attack("bomb")

@@ -3,6 +3,7 @@ package gvisor
 import (
 	"bytes"
 	"os"
+	"sync"
 )
 
 // maxLogBytes bounds each of the two files of a sandbox's log. What writes
@@ -16,7 +17,9 @@ type boundedLog struct {
 	in   *os.File
 	done chan struct{}
 
-	// owned by copyAll
+	mu sync.Mutex
+
+	// guarded by mu
 	file *os.File
 	size int
 }
@@ -25,6 +28,7 @@ type boundedLog struct {
 // that cannot be written loses the log and nothing else.
 func newBoundedLog(path string, in *os.File) *boundedLog {
 	l := &boundedLog{path: path, in: in, done: make(chan struct{})}
+	l.rotate()
 	go l.copyAll()
 	return l
 }
@@ -32,23 +36,34 @@ func newBoundedLog(path string, in *os.File) *boundedLog {
 func (l *boundedLog) copyAll() {
 	defer close(l.done)
 	defer l.in.Close()
-	l.rotate()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := l.in.Read(buf)
-		if l.size+n > maxLogBytes {
-			l.rotate()
-		}
-		if n > 0 && l.file != nil {
-			_, _ = l.file.Write(buf[:n])
-			l.size += n
-		}
+		l.write(buf[:n])
 		if err != nil {
 			break
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.file != nil {
 		_ = l.file.Close()
+		l.file = nil
+	}
+}
+
+// println adds a line of the supervisor's own. It is lost once the log has ended.
+func (l *boundedLog) println(text string) { l.write([]byte(text + "\n")) }
+
+func (l *boundedLog) write(data []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size+len(data) > maxLogBytes {
+		l.rotate()
+	}
+	if len(data) > 0 && l.file != nil {
+		_, _ = l.file.Write(data)
+		l.size += len(data)
 	}
 }
 

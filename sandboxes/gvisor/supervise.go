@@ -55,7 +55,7 @@ func Supervise(dir string) error {
 	}
 	s.report(nil)
 	s.lifeline()
-	s.watch = startWatch(s.dir, s.procs.Sentry, s.plan.MemoryCap)
+	s.watch = startWatch(s.dir, s.procs, s.plan.MemoryCap, s.log.println)
 	return s.reap()
 }
 
@@ -210,6 +210,8 @@ func (s *supervisor) exit(ws unix.WaitStatus, broken limit) sandboxes.Exit {
 		exit.Reason = "killed: memory limit " + formatBytes(s.plan.Memory)
 	case broken == controlLimit:
 		exit.Reason = "killed: it wrote to the agent's directory"
+	case broken == unmeasured:
+		exit.Reason = "killed: its memory could not be measured; the sandbox's log says why"
 	}
 	return exit
 }

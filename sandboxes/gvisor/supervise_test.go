@@ -1,8 +1,13 @@
 package gvisor
 
 import (
+	"os/exec"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"kernelgw/sandboxes/hostproc"
 )
 
 func TestMemoryIsLookedAtBeforeItCanRunOut(t *testing.T) {
@@ -16,6 +21,44 @@ func TestMemoryIsLookedAtBeforeItCanRunOut(t *testing.T) {
 			t.Errorf("with %d bytes free: after %v, want %v", free, got, want)
 		}
 	}
+}
+
+func TestParsePrivateMemory(t *testing.T) {
+	for status, want := range map[string]int64{
+		"Name:\texe\nVmRSS:\t  999 kB\nRssAnon:\t  18916 kB\nRssFile:\t 1 kB\nVmSwap:\t      4 kB\n": 18920 << 10,
+		"RssAnon:\t0 kB\n":                 0,
+		"Name:\tRssAnon: 5 kB\n":           -1, // the process chose its name
+		"VmSwap:\t4 kB\n":                  -1,
+		"RssAnon:\t-1 kB\n":                -1,
+		"RssAnon:\t99999999999999999 kB\n": -1,
+		"":                                 -1,
+	} {
+		if got, err := parsePrivateMemory([]byte(status)); (err != nil) != (want < 0) || err == nil && got != want {
+			t.Errorf("%q: %d, %v; want %d", status, got, err, want)
+		}
+	}
+}
+
+func TestSandboxThatCannotBeMeasuredEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cmd := exec.Command("sleep", "3600") // has no memory file of runsc
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		sentry, err := hostproc.Identify(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var logged string
+		w := startWatch(t.TempDir(), processes{Sentry: sentry}, 1<<30, func(text string) { logged = text })
+		<-w.joined
+		if broken := w.stop(); broken != unmeasured || !strings.Contains(logged, "memory file") {
+			t.Errorf("broken: %v, logged %q", broken, logged)
+		}
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != -1 {
+			t.Errorf("the process ended by itself: %v", err)
+		}
+	})
 }
 
 func TestParseCgroups(t *testing.T) {

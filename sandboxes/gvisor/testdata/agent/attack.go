@@ -68,6 +68,8 @@ func attack(name string, args []string) string {
 				return "got 64 GiB"
 			}
 		}
+	case "files": // empty ones without end, in a directory
+		return makeFiles(args[0])
 	case "bomb": // processes that each make processes
 		return bomb()
 	case "bomblet":
@@ -82,6 +84,16 @@ func attack(name string, args []string) string {
 		return string(data)
 	}
 	return "error: no attack " + name
+}
+
+func makeFiles(dir string) string {
+	const enough = 2_000_000
+	for i := range enough {
+		if err := syscall.Mknod(fmt.Sprintf("%s/%d", dir, i), syscall.S_IFREG|0o600, 0); err != nil {
+			return fmt.Sprintf("%d files, then: %v", i, err)
+		}
+	}
+	return fmt.Sprintf("%d files", enough)
 }
 
 func search(secret string) string {
