@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,6 +43,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 				"--listen", "unix:" + AgentDir + "/" + socketName,
 				"--run-as", fmt.Sprintf("%d:%d", root.UID, root.GID),
 				"--home", root.Home,
+				"--runtime-dir", "/tmp", // whatever the image's TMPDIR is for kernels
 			},
 			Env:             environment(root),
 			Cwd:             "/",
@@ -116,15 +118,30 @@ func tmpfsSize(limits sandboxes.Resources, fraction int64) string {
 	return fmt.Sprintf("size=%dk", limits.MemoryBytes/fraction/1024)
 }
 
-// environment is what the agent starts with and hands on to kernels.
+// agentVariables are what the runtime of the agent, a static Go program and root
+// inside, reads before the agent can say anything about it (package runtime,
+// "Environment Variables"; internal/godebug; time).
+var agentVariables = []string{
+	"GOCOVERDIR", "GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GORACE", "GOTRACEBACK", "ZONEINFO",
+}
+
+// environment is what the agent starts with and hands on to kernels: that of the
+// image without agentVariables.
 func environment(root Rootfs) []string {
-	env := append([]string(nil), root.Env...)
-	for _, e := range env {
-		if strings.HasPrefix(e, "PATH=") {
-			return env
+	var env []string
+	path := false
+	for _, e := range root.Env {
+		name, _, _ := strings.Cut(e, "=")
+		if slices.Contains(agentVariables, name) {
+			continue
 		}
+		env = append(env, e)
+		path = path || name == "PATH"
 	}
-	return append(env, "PATH="+safePath)
+	if !path {
+		env = append(env, "PATH="+safePath)
+	}
+	return env
 }
 
 // plan is what the sandbox's supervisor does.

@@ -2,6 +2,7 @@ package gvisor
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -59,6 +60,22 @@ func TestSandboxThatCannotBeMeasuredEnds(t *testing.T) {
 			t.Errorf("the process ended by itself: %v", err)
 		}
 	})
+}
+
+func TestAttackImageThatSetsUpTheAgentsRuntime(t *testing.T) {
+	root := Rootfs{Env: []string{
+		"GODEBUG=gctrace=1,http2debug=2", "GOGC=1", "GOMAXPROCS=1", "GOMEMLIMIT=1", "GOTRACEBACK=crash", "GODEBUG=again", "ZONEINFO=/x",
+		"GOPATH=/go", "LD_LIBRARY_PATH=/usr/local/cuda/lib64", "TMPDIR=/scratch", "empty=",
+	}}
+	// Kernels need the others, and a static program that is told its directory for
+	// temporary files does not read them.
+	want := []string{"GOPATH=/go", "LD_LIBRARY_PATH=/usr/local/cuda/lib64", "TMPDIR=/scratch", "empty=", "PATH=" + safePath}
+	if got := environment(root); !slices.Equal(got, want) {
+		t.Errorf("environment: %q, want %q", got, want)
+	}
+	if got := environment(Rootfs{Env: []string{"PATH=/opt/bin"}}); !slices.Equal(got, []string{"PATH=/opt/bin"}) {
+		t.Errorf("environment with a PATH: %q", got)
+	}
 }
 
 func TestParseCgroups(t *testing.T) {

@@ -27,6 +27,7 @@ func main() {
 	flag.StringVar(&home, "home", "", "")
 	flag.StringVar(&listen, "listen", "", "")
 	flag.StringVar(&config, "config", "", "")
+	flag.String("runtime-dir", "", "")
 	flag.Parse()
 	if err := serve(runAs, home, listen, config); err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
