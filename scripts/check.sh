@@ -7,6 +7,17 @@ cd "$(dirname "$0")/.."
 PATH=$PWD/.cache/tools/bin:$PATH
 step() { printf '== %s\n' "$*"; }
 
+# The steps below check what git lists. Where git lists nothing, as outside of a
+# checkout or in one of another user, they would pass unread.
+top=$(git rev-parse --show-toplevel) || {
+	echo "cannot list the files to check: run this in a git checkout; if git says dubious ownership, run: git config --global --add safe.directory '$PWD'" >&2
+	exit 1
+}
+[ "$top" = "$(pwd -P)" ] || {
+	echo "cannot list the files to check: this directory is not a checkout of its own but part of $top" >&2
+	exit 1
+}
+
 step gofumpt
 unformatted=$(git ls-files -z --cached --others --exclude-standard '*.go' | xargs -0 ls -d 2>/dev/null | xargs gofumpt -l)
 [ -z "$unformatted" ] || {
