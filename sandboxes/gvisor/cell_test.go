@@ -149,6 +149,29 @@ func (c cellSandbox) reason(d *gvisor.Driver, id string) string {
 	return exit.Reason
 }
 
+// usage asks the agent what the kernel takes.
+func (c cellSandbox) usage() (u agentapi.Usage) {
+	c.Helper()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.agent.DialRaw(ctx) },
+	}}
+	r, err := http.NewRequestWithContext(c.Context(), http.MethodGet, "http://agent/v1/usage", nil)
+	if err != nil {
+		c.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer token")
+	resp, err := client.Do(r)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&u); err != nil {
+		c.Fatalf("usage: %v, status %s", err, resp.Status)
+	}
+	return u
+}
+
 func TestCellsThatTakeTooMuchHarmOnlyThemselves(t *testing.T) {
 	agent, store := realAgent(t), realImages(t)
 	d, err := gvisor.New(gvisor.Options{StateDir: shortTempDir(t), Runsc: runsc(t), AgentPath: agent, Images: store})
@@ -208,4 +231,40 @@ func TestCellsThatTakeTooMuchHarmOnlyThemselves(t *testing.T) {
 		}
 		unharmed(t)
 	})
+}
+
+func TestCellsThatTakeWhatTheyMayAreNotHarmed(t *testing.T) {
+	agent, store := realAgent(t), realImages(t)
+	d, err := gvisor.New(gvisor.Options{StateDir: shortTempDir(t), Runsc: runsc(t), AgentPath: agent, Images: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	c := newCellSandbox(t, d, "shares", sandboxes.Resources{MemoryBytes: 1 << 30, Processes: 40, DiskBytes: 128 << 20})
+
+	// A kernel has some ten threads.
+	if u := c.usage(); u.Processes != 1 {
+		t.Errorf("usage of a kernel at rest: %+v; want 1 process", u)
+	}
+	// All five have the 300 MiB, and share them; longer than the watches look away.
+	got := c.run(`
+import os, time
+shared = bytearray(300 << 20)
+for i in range(0, len(shared), 4096): shared[i] = 1
+children = []
+for _ in range(4):
+    pid = os.fork()
+    if pid == 0:
+        total = sum(shared[::4096])
+        time.sleep(6)
+        os._exit(0 if total == len(shared) // 4096 else 1)
+    children.append(pid)
+print([os.waitpid(pid, 0)[1] for pid in children])
+`)
+	if got != "[0, 0, 0, 0]\n" {
+		t.Errorf("four forks that share 300 MiB of 1 GiB: %q", got)
+	}
+	if got := c.run("print(len(shared) >> 20)"); got != "300\n" {
+		t.Errorf("the kernel after that: %q", got)
+	}
 }
