@@ -178,16 +178,12 @@ func (s *socket) wrote(n int) {
 
 func (s *socket) readLoop() error {
 	var buf bytes.Buffer
-	for {
+	for ; ; release(&buf) {
 		messageType, r, err := s.ws.NextReader()
 		if err != nil {
 			return err
 		}
 		s.alive.Store(time.Now().UnixNano())
-		if buf.Cap() > 1<<20 {
-			buf = bytes.Buffer{}
-		}
-		buf.Reset()
 		n, err := buf.ReadFrom(io.LimitReader(r, s.hub.maxMessage+1))
 		if err != nil {
 			return err
@@ -210,6 +206,15 @@ func (s *socket) readLoop() error {
 			return err
 		}
 	}
+}
+
+// release empties a buffer. A large one is given back now: the client may be
+// silent for hours after it.
+func release(buf *bytes.Buffer) {
+	if buf.Cap() > 1<<20 {
+		*buf = bytes.Buffer{}
+	}
+	buf.Reset()
 }
 
 // onPing is called by the reader; the writer answers.
