@@ -86,7 +86,7 @@ func (o Options) withDefaults() (Options, error) {
 	if c.MaxMessageBytes == 0 {
 		c.MaxMessageBytes = agentapi.DefaultMaxMessageBytes
 	}
-	if o.User != nil && (o.User.UID == 0 || o.User.UID == noUser) {
+	if o.User != nil && (o.User.UID == 0 || o.User.UID >= nobodyAtAll) {
 		return o, fmt.Errorf("the kernel cannot run as user %d", o.User.UID)
 	}
 	if o.Listener == nil {

@@ -177,26 +177,52 @@ func (p procs) stopAll(kernel int) map[int]bool {
 // killAllOf kills every process of a user, at one instant: the system holds up
 // forks meanwhile. The user is the kernel's alone.
 func killAllOf(u User) {
+	onItsOwnThread(func() {
+		if becomeKillerOf(u) == nil { // otherwise not root: then there are no other users either
+			_ = unix.Kill(-1, unix.SIGKILL) // nobody there is what is wanted
+		}
+	})
+}
+
+// onItsOwnThread runs f on a thread that ends with it. Linux has user ids by
+// thread.
+func onItsOwnThread(f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Linux has user ids by thread. This one becomes the user's, which takes
-		// the right to kill others from it, and ends with the goroutine.
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// The first thread would stay, and be the process to the others.
 			// While it is held here the next goroutine gets another.
-			killAllOf(u)
+			onItsOwnThread(f)
 			runtime.UnlockOSThread()
 			return
 		}
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.UID), uintptr(u.UID), uintptr(u.UID)); errno != 0 {
-			runtime.UnlockOSThread()
-			return // not root: then there are no other users either
-		}
-		_ = unix.Kill(-1, unix.SIGKILL) // nobody there is what is wanted
+		f()
 	}()
 	<-done
+}
+
+// nobodyAtAll is a user id that no process has: the highest there is.
+const nobodyAtAll = noUser - 1
+
+// becomeKillerOf lets the calling thread kill the processes of u, and no others.
+// It must be locked to its goroutine.
+//
+// kill(2) lets a sender whose effective or real user is the target's real or
+// saved one. So the effective user becomes u, which also takes the capability
+// to kill others. Were the real or saved one u, too, the processes of u could
+// kill this thread, and with it the agent, before it kills them; were either
+// root, it would kill all of root's.
+func becomeKillerOf(u User) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobodyAtAll, uintptr(u.UID), nobodyAtAll)
+	if errno == unix.EINVAL { // a user namespace without that number
+		_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.UID), uintptr(u.UID), uintptr(u.UID))
+	}
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // usage sums up processes.

@@ -4,7 +4,12 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseStat(t *testing.T) {
@@ -75,6 +80,45 @@ func TestMemoryOfProcessesThatForkedIsCountedOnce(t *testing.T) {
 	if got := footprint(family, silent); got != 500<<20 {
 		t.Errorf("%d bytes where the system tells no shares, want those of the largest", got)
 	}
+}
+
+// The processes of the kernel's user may signal what has their user id; the
+// thread that kills them must not.
+func TestKillerCannotBeKilledByThoseItKills(t *testing.T) {
+	needRoot(t)
+	u := User{UID: 61236, GID: 61236}
+	asUser := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.UID, Gid: u.GID}}
+	victim, stranger := exec.Command("sleep", "1000"), exec.Command("sleep", "1000")
+	victim.SysProcAttr = asUser
+	for _, cmd := range []*exec.Cmd{victim, stranger} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+	}
+	onItsOwnThread(func() {
+		attack := exec.Command("/bin/sh", "-c", "kill -0 "+strconv.Itoa(unix.Gettid()))
+		attack.SysProcAttr = asUser
+		attacked := make(chan struct{}) // by another thread, which is still root's
+		if err := becomeKillerOf(u); err != nil {
+			t.Error(err)
+		}
+		// Signal 0 asks for permission only.
+		if err := unix.Kill(victim.Process.Pid, 0); err != nil {
+			t.Errorf("cannot kill the user's process: %v", err)
+		}
+		if err := unix.Kill(stranger.Process.Pid, 0); err != unix.EPERM {
+			t.Errorf("can kill root's process: %v", err)
+		}
+		go func() {
+			defer close(attacked)
+			if out, err := attack.CombinedOutput(); err == nil || !strings.Contains(string(out), "ermitted") {
+				t.Errorf("the user's process may signal the thread: %v %s", err, out)
+			}
+		}()
+		<-attacked
+	})
 }
 
 func FuzzParseStat(f *testing.F) {
