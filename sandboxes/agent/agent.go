@@ -170,7 +170,7 @@ func (a *Agent) Status() agentapi.Status {
 func (a *Agent) Usage() agentapi.Usage {
 	u := usage{}
 	if g := a.current.Load(); g != nil {
-		u = a.procs.usage(g.proc.pid)
+		u = a.procs.usage(g.proc.identity)
 	}
 	return agentapi.Usage{
 		CPUSeconds:  (u.cpu + collectedCPU()).Seconds(),

@@ -233,7 +233,7 @@ func (g *generation) stop(procs procs, restart bool) {
 
 // end kills what is left of the kernel and waits for its last messages.
 func (g *generation) end(procs procs) {
-	for !procs.kill(g.proc.pid, 10*time.Second) {
+	for !procs.kill(g.proc.identity, 10*time.Second) {
 		g.log.Error("cannot kill all processes of the kernel; trying again")
 	}
 	<-g.proc.exited

@@ -46,7 +46,7 @@ func (a *Agent) killCurrent(g *generation) {
 	a.killing.Lock()
 	defer a.killing.Unlock()
 	if a.current.Load() == g {
-		a.procs.kill(g.proc.pid, time.Second)
+		a.procs.kill(g.proc.identity, time.Second)
 	}
 }
 
@@ -54,11 +54,11 @@ func (a *Agent) killCurrent(g *generation) {
 // again.
 func (a *Agent) checkLimits(g *generation) (reason string, again time.Duration) {
 	c := &a.opts.Config
-	u := a.procs.usage(g.proc.pid)
+	u := a.procs.usage(g.proc.identity)
 	memory := u.memory
 	// Processes that forked share pages, which usage counts for each.
 	if c.MemoryBytes > 0 && memory > c.MemoryBytes && u.processes > 1 {
-		memory = a.procs.footprint(g.proc.pid)
+		memory = a.procs.footprint(g.proc.identity)
 	}
 	switch {
 	case c.Processes > 0 && u.processes > c.Processes:

@@ -24,7 +24,7 @@ import (
 // process is one kernel process, from its start to its end.
 type process struct {
 	// set at construction
-	pid  int
+	identity
 	info jupyter.ConnectionInfo
 	dir  string // holds the connection file; removed at the end
 	said *tail  // end of what it wrote to stdout and stderr
@@ -89,7 +89,7 @@ func (p *process) start(o *Options, file string, reaper *reaper) error {
 		output.Close()
 		return fmt.Errorf("cannot start the kernel: %w", err)
 	}
-	p.pid = cmd.Process.Pid
+	p.identity = identify(cmd.Process.Pid)
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)

@@ -26,7 +26,10 @@ type procStat struct {
 	zombie                      bool
 	cpuTicks                    int64 // of itself and of the children that it waited for
 	residentPages               int64
+	started                     int64 // ticks since the system's start
 }
+
+const noProcess = -1
 
 // resident is the memory of the process, with what it shares.
 func (s procStat) resident() int64 { return s.residentPages * int64(os.Getpagesize()) }
@@ -58,14 +61,28 @@ func parseStat(b []byte) (procStat, bool) {
 		group:         int(number(fields[2])),
 		session:       int(number(fields[3])),
 		cpuTicks:      number(fields[11]) + number(fields[12]) + number(fields[13]) + number(fields[14]),
+		started:       number(fields[19]),
 		residentPages: number(fields[21]),
 	}
 	return s, ok && s.pid > 0
 }
 
+// identity is a process, also after its number became another's.
+type identity struct {
+	pid     int
+	started int64 // procStat.started
+}
+
+// identify returns who has a number now. The caller has not waited for it.
+func identify(pid int) identity {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat") // without it no process is taken for this one
+	s, _ := parseStat(b)
+	return identity{pid, s.started}
+}
+
 // list returns the live processes of the kernel whose first process is, or
 // was, kernel.
-func (p procs) list(kernel int) []procStat {
+func (p procs) list(kernel identity) []procStat {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
@@ -89,21 +106,30 @@ func (p procs) list(kernel int) []procStat {
 }
 
 // choose returns those of all that are the kernel's and alive.
-func (p procs) choose(all []procStat, self, kernel int) []procStat {
+func (p procs) choose(all []procStat, self int, kernel identity) []procStat {
 	parent := make(map[int]int, len(all))
+	here, reused := false, false // the first process, dead or alive; another with its number
 	for _, s := range all {
 		parent[s.pid] = s.parent
+		if s.pid == kernel.pid {
+			here = s.started == kernel.started
+			reused = !here
+		}
 	}
-	root := kernel
+	root, numbered := kernel.pid, !reused
 	if p.ownsDescendants {
-		root = self
+		// Those that the first process left are below the agent: no need to go
+		// by a number that may be another's.
+		root, numbered = self, here
+	} else if reused {
+		root = noProcess
 	}
 	var chosen []procStat
 	for _, s := range all {
 		if s.zombie || s.pid == self || s.pid == 1 {
 			continue
 		}
-		if s.group == kernel || s.session == kernel || descends(parent, s.pid, root) {
+		if numbered && (s.group == kernel.pid || s.session == kernel.pid) || descends(parent, s.pid, root) {
 			chosen = append(chosen, s)
 		}
 	}
@@ -128,16 +154,24 @@ func descends(parent map[int]int, pid, root int) bool {
 
 // kill ends every process of the kernel and returns true when none is left,
 // false when some are after patience.
-func (p procs) kill(kernel int, patience time.Duration) bool {
+func (p procs) kill(kernel identity, patience time.Duration) bool {
 	pause := time.Millisecond
+	nobody := false
 	for deadline := time.Now().Add(patience); ; {
 		if p.user != nil {
 			killAllOf(*p.user)
 		}
 		found := p.stopAll(kernel)
 		if len(found) == 0 {
-			return true
+			if nobody {
+				return true
+			}
+			// A process whose parent ends between two looks at /proc seems to
+			// be nobody's for once.
+			nobody = true
+			continue
 		}
+		nobody = false
 		if time.Now().After(deadline) {
 			return false
 		}
@@ -152,7 +186,7 @@ func (p procs) kill(kernel int, patience time.Duration) bool {
 // stopAll stops every process of the kernel and returns them. What is told to
 // stop does not fork any more, so each round finds only what was born during
 // the one before. Killing at once would make room for new ones instead.
-func (p procs) stopAll(kernel int) map[int]bool {
+func (p procs) stopAll(kernel identity) map[int]bool {
 	stopped := make(map[int]bool)
 	for range 1000 {
 		found := p.list(kernel)
@@ -232,7 +266,7 @@ type usage struct {
 	processes int64
 }
 
-func (p procs) usage(kernel int) usage {
+func (p procs) usage(kernel identity) usage {
 	var u usage
 	for _, s := range p.list(kernel) {
 		u.processes++
@@ -244,7 +278,7 @@ func (p procs) usage(kernel int) usage {
 
 // footprint is the memory of the kernel with each page that several processes
 // use counted once. It is slower by far than usage.
-func (p procs) footprint(kernel int) int64 {
+func (p procs) footprint(kernel identity) int64 {
 	// A process that ends while others are looked at makes the shares of those
 	// larger that come after it, so what counts is the smaller of two sums.
 	return min(footprint(p.list(kernel), proportionalShare), footprint(p.list(kernel), proportionalShare))

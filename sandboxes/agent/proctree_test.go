@@ -19,9 +19,9 @@ func TestParseStat(t *testing.T) {
 		want procStat
 		ok   bool
 	}{
-		"plain":       {"43 (python) S" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 215, residentPages: 256}, true},
-		"forged name": {"43 (x) Z 9 9 9 (y\n) R" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 215, residentPages: 256}, true},
-		"zombie":      {"43 (x) Z" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, zombie: true, cpuTicks: 215, residentPages: 256}, true},
+		"plain":       {"43 (python) S" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 215, started: 100, residentPages: 256}, true},
+		"forged name": {"43 (x) Z 9 9 9 (y\n) R" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, cpuTicks: 215, started: 100, residentPages: 256}, true},
+		"zombie":      {"43 (x) Z" + rest, procStat{pid: 43, parent: 1, group: 42, session: 42, zombie: true, cpuTicks: 215, started: 100, residentPages: 256}, true},
 		"short":       {"43 (x) S 1 2 3", procStat{}, false},
 		"no name":     {"43 x S" + rest, procStat{}, false},
 		"no pid":      {"(x) S" + rest, procStat{}, false},
@@ -52,15 +52,37 @@ func TestMembersAreTheDescendants(t *testing.T) {
 	}
 	out.Read(make([]byte, 1)) // both are there
 	p := procs{ownsDescendants: true}
-	if members := p.list(cmd.Process.Pid); len(members) != 3 {
+	kernel := identify(cmd.Process.Pid)
+	if members := p.list(kernel); len(members) != 3 {
 		t.Errorf("%d members, want 3", len(members))
 	}
-	if !p.kill(cmd.Process.Pid, patience) {
+	if !p.kill(kernel, patience) {
 		t.Error("not all were killed")
 	}
 	cmd.Wait()
-	if members := p.list(cmd.Process.Pid); len(members) != 0 {
+	if members := p.list(kernel); len(members) != 0 {
 		t.Errorf("still there: %v", members)
+	}
+}
+
+func TestStrangerThatGotTheKernelsNumberIsLeftAlone(t *testing.T) {
+	const self, kernel = 10, 20
+	stranger := []procStat{
+		{pid: self, parent: 1},
+		{pid: kernel, parent: 1, group: kernel, session: kernel, started: 8},
+		{pid: 21, parent: kernel, group: kernel, session: kernel, started: 9},
+		{pid: 22, parent: kernel, group: 22, session: 22, started: 9},
+	}
+	orphan := procStat{pid: 23, parent: self, group: kernel, session: kernel, started: 7}
+	for owns, want := range map[bool][]procStat{false: nil, true: {orphan}} {
+		got := procs{ownsDescendants: owns}.choose(append(stranger, orphan), self, identity{kernel, 7})
+		if !slices.Equal(got, want) {
+			t.Errorf("owning descendants %v: %v, want %v", owns, got, want)
+		}
+	}
+	// Its first process is gone: what has the number as its group may be anybody's.
+	if got := (procs{ownsDescendants: true}).choose(stranger[2:], self, identity{kernel, 7}); got != nil {
+		t.Errorf("without the first process of the group: %v", got)
 	}
 }
 
@@ -136,7 +158,7 @@ func TestWhoIsTheKernels(t *testing.T) {
 	all := []procStat{
 		{pid: 1, parent: 0},
 		{pid: self, parent: 1},
-		{pid: kernel, parent: self, group: kernel, session: kernel},
+		{pid: kernel, parent: self, group: kernel, session: kernel, started: 7},
 		{pid: 21, parent: kernel, group: 21, session: 21}, // left the session
 		{pid: 22, parent: 1, group: kernel, session: kernel},
 		{pid: 23, parent: self, group: 23, session: 23}, // an orphan that came to the agent
@@ -148,7 +170,7 @@ func TestWhoIsTheKernels(t *testing.T) {
 	}
 	for owns, want := range map[bool][]int{false: {20, 21, 22}, true: {20, 21, 22, 23, 24}} {
 		var got []int
-		for _, s := range (procs{ownsDescendants: owns}).choose(all, self, kernel) {
+		for _, s := range (procs{ownsDescendants: owns}).choose(all, self, identity{kernel, 7}) {
 			got = append(got, s.pid)
 		}
 		if !slices.Equal(got, want) {

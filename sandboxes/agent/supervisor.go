@@ -142,7 +142,7 @@ func (s *supervisor) unlinked() bool {
 		return s.exited(s.gen.proc.reason(s.gen.isReady()))
 	}
 	s.opts.Log.Warn("ending a kernel that cannot be spoken to", "kernel", s.opts.Config.KernelID, "error", s.gen.linkErr.Error())
-	s.procs.kill(s.gen.proc.pid, politeExit)
+	s.procs.kill(s.gen.proc.identity, politeExit)
 	<-s.gen.proc.exited
 	return s.exited("killed: " + s.gen.linkErr.Error())
 }
