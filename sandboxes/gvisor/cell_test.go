@@ -20,8 +20,8 @@ import (
 	"kernelgw/sandboxes/gvisor"
 )
 
-// cellSandbox is a sandbox of the default image with the real agent and a
-// Python kernel that is ready.
+// cellSandbox is a sandbox of the default image with the real agent, which is
+// ready, and a Python kernel, which may be starting.
 type cellSandbox struct {
 	*testing.T
 	agent agentapi.Client
@@ -166,8 +166,12 @@ func (c cellSandbox) usage() (u agentapi.Usage) {
 		c.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(&u); err != nil {
-		c.Fatalf("usage: %v, status %s", err, resp.Status)
+	body, err := io.ReadAll(resp.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &u)
+	}
+	if err != nil || resp.StatusCode != http.StatusOK {
+		c.Fatalf("usage: %v, status %s, %s", err, resp.Status, body)
 	}
 	return u
 }
@@ -242,7 +246,10 @@ func TestCellsThatTakeWhatTheyMayAreNotHarmed(t *testing.T) {
 	defer d.Close()
 	c := newCellSandbox(t, d, "shares", sandboxes.Resources{MemoryBytes: 1 << 30, Processes: 40, DiskBytes: 128 << 20})
 
-	// A kernel has some ten threads.
+	// The agent is ready before the kernel, which answers with all its threads.
+	if got := c.run("import threading; print(threading.active_count() > 2)"); got != "True\n" {
+		t.Errorf("the kernel has no threads: %q", got)
+	}
 	if u := c.usage(); u.Processes != 1 {
 		t.Errorf("usage of a kernel at rest: %+v; want 1 process", u)
 	}
