@@ -21,6 +21,7 @@ type client struct {
 
 	mu   sync.Mutex
 	sent uint64 // guarded by mu: the highest number ever written to it
+	seen uint64 // guarded by mu: all up to here it has, although it did not acknowledge it
 }
 
 // Limits on what is remembered of clients that are away.

@@ -26,7 +26,8 @@ type hub struct {
 	pace       pacer
 	inbound    inbound
 
-	session atomic.Pointer[string] // the kernel's own session id, as last seen
+	session   atomic.Pointer[string] // the kernel's own session id, as last seen
+	restarted atomic.Uint64          // number of the last "restarting"
 
 	parent parentCache // owned by the caller of fromKernel
 
@@ -161,7 +162,10 @@ func unquoted(raw []byte) []byte {
 
 // publishStatus tells all clients a state that the agent knows of.
 func (h *hub) publishStatus(state jupyter.State) {
-	h.publish(jupyter.NewStatus(state, *h.session.Load()), kindStatus)
+	seq := h.publish(jupyter.NewStatus(state, *h.session.Load()), kindStatus)
+	if state == jupyter.Restarting {
+		h.restarted.Store(seq)
+	}
 }
 
 // publishError shows text where the running cell's output is.
@@ -169,9 +173,10 @@ func (h *hub) publishError(text string, cell []byte) {
 	h.publish(jupyter.NewStream("stderr", text+"\n", *h.session.Load(), cell), kindError)
 }
 
-func (h *hub) publish(m *jupyter.Message, kind kind) {
-	h.events.Append(entry(m, "", kind, h.legacy.Load() > 0))
+func (h *hub) publish(m *jupyter.Message, kind kind) (seq uint64) {
+	seq = h.events.Append(entry(m, "", kind, h.legacy.Load() > 0))
 	h.wake()
+	return seq
 }
 
 func (h *hub) wake() {

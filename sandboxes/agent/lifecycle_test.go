@@ -223,6 +223,72 @@ func TestShutdown(t *testing.T) {
 	<-r.ended
 }
 
+// JupyterLab's client leaves when it reads "restarting", before it has
+// acknowledged that, and comes back at once.
+func TestClientThatLeavesOnRestartingIsNotToldAgain(t *testing.T) {
+	r := start(t, nil)
+	r.ready()
+	d := websocket.Dialer{NetDialContext: r.dialContext}
+	connect := func() *websocket.Conn {
+		ws, _, err := d.Dial("ws://agent/v1/channels?session_id=s", http.Header{"Authorization": {"Bearer " + testToken}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws.SetReadDeadline(time.Now().Add(20 * time.Second))
+		ws.SetPingHandler(func(string) error { return nil }) // acknowledges nothing
+		return ws
+	}
+	next := func(ws *websocket.Conn) (state, parent string) {
+		var m struct {
+			ParentHeader jupyter.Header `json:"parent_header"`
+			Content      struct {
+				State string `json:"execution_state"`
+			}
+		}
+		if err := ws.ReadJSON(&m); err != nil {
+			t.Fatal(err)
+		}
+		return m.Content.State, m.ParentHeader.MsgID
+	}
+	execute := func(ws *websocket.Conn, id, code string) {
+		err := ws.WriteJSON(map[string]any{
+			"channel": "shell", "header": jupyter.Header{MsgID: id, MsgType: "execute_request", Session: "s"},
+			"content": map[string]any{"code": code},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	ws := connect()
+	execute(ws, "first", "die 3")
+	for state := ""; state != "restarting"; state, _ = next(ws) {
+	}
+	goodbye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	if err := ws.WriteControl(websocket.CloseMessage, goodbye, time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for { // until the answer to the goodbye
+		if _, _, err := ws.ReadMessage(); err != nil {
+			break
+		}
+	}
+	ws.Close()
+
+	again := connect()
+	defer again.Close()
+	execute(again, "second", "say x")
+	for {
+		state, parent := next(again)
+		if state == "restarting" {
+			t.Fatal("told again that the kernel restarts")
+		}
+		if state == "idle" && parent == "second" {
+			return
+		}
+	}
+}
+
 // A script that has not closed its WebSocket, and reads it no more, shuts its
 // kernel down.
 func TestClientThatReadsNothingDoesNotHoldUpTheEnd(t *testing.T) {

@@ -114,6 +114,7 @@ func (s *socket) serve(sessionID string) {
 		s.log.Info("closing a connection", "code", refused.code, "reason", refused.reason)
 		s.close(refused.code, refused.reason, false)
 	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+		s.left()
 		s.close(closed.Code, "", false)
 	case errors.Is(err, net.ErrClosed) || errors.As(err, &closed):
 		s.cut()
@@ -148,6 +149,19 @@ func (s *socket) close(code int, reason string, drain bool) {
 	}
 	s.mu.Unlock()
 	s.wakeUp()
+}
+
+// left is called when the client said goodbye. JupyterLab's client does that as
+// soon as it reads "restarting", before it acknowledges it, and comes back. To
+// be told again would make it drop what it has asked the new kernel, and leave
+// once more; so who leaves after that was written has it.
+func (s *socket) left() {
+	restarted := s.hub.restarted.Load()
+	s.client.mu.Lock()
+	if restarted <= s.client.sent {
+		s.client.seen = max(s.client.seen, restarted)
+	}
+	s.client.mu.Unlock()
 }
 
 // cut ends the connection at once.
@@ -323,7 +337,7 @@ func (s *socket) write(items []eventlog.Item[frame]) error {
 	}
 	replayed := uint64(0)
 	s.client.mu.Lock()
-	sent := s.client.sent
+	sent, seen := s.client.sent, s.client.seen
 	s.client.sent = max(sent, s.cursor.Seq())
 	s.client.mu.Unlock()
 	for i := range items {
@@ -335,7 +349,7 @@ func (s *socket) write(items []eventlog.Item[frame]) error {
 				return err
 			}
 		}
-		if item.Entry.Seq == 0 {
+		if item.Entry.Seq <= seen { // or none, where only a loss is told
 			continue
 		}
 		if item.Entry.Seq <= sent {
