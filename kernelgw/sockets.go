@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"kernelgw/kernelgw/splice"
 )
@@ -80,7 +81,10 @@ func (s *sockets) run(p *place, joined *splice.Splice, work func()) {
 
 // restarting is the farewell of a drain. JupyterLab does not come back after
 // 1000 or 1001.
-var restarting = splice.Farewell{Code: closeRestart, Reason: "the server is restarting; reconnect"}
+var restarting = splice.Farewell{
+	Code: closeRestart, Reason: "the server is restarting; reconnect",
+	Settle: 250 * time.Millisecond, // agents ping within 50 ms while output flows
+}
 
 // drain refuses new WebSockets, ends held upgrades and closes open ones.
 func (s *sockets) drain() {

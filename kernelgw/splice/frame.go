@@ -10,6 +10,7 @@ import (
 const (
 	opContinuation = 0
 	opClose        = 8
+	opPing         = 9
 	opPong         = 10
 
 	finBit  = 0x80
@@ -51,6 +52,9 @@ type follower struct {
 	final  bool  // the current frame is the last of its message, or a control frame
 	data   bool  // the current frame is a data frame
 	open   bool  // inside a message, between or in its fragments
+	ping   bool  // the current frame is a ping
+
+	unasked bool // data has passed since the last ping
 
 	closed    bool // a close frame has passed
 	closeCode int
@@ -62,6 +66,11 @@ type follower struct {
 type progress struct {
 	forward  int // so many bytes may be sent on: they end in a payload or at a boundary
 	boundary int // the last offset at or before forward that is between two messages, -1 if none
+
+	// asked is the last such offset right behind a ping, -1 if none, and messages
+	// is follower.messages there.
+	asked    int
+	messages int64
 }
 
 // follow advances over b. Bytes from forward on are the start of a header (or
@@ -70,7 +79,7 @@ type progress struct {
 // so what has been sent on is at a frame boundary. After a close frame nothing
 // is to be sent on any more.
 func (f *follower) follow(b []byte) (p progress, v *Violation) {
-	p.boundary = -1
+	p.boundary, p.asked = -1, -1
 	i := 0
 	for !f.closed && i < len(b) {
 		if f.remain == 0 {
@@ -90,8 +99,15 @@ func (f *follower) follow(b []byte) (p progress, v *Violation) {
 			f.open = false
 			f.messages++
 		}
+		if f.data {
+			f.unasked = true
+		}
 		if !f.open {
 			p.boundary = i
+			if f.ping {
+				f.unasked = false
+				p.asked, p.messages = i, f.messages
+			}
 		}
 	}
 	p.forward = i
@@ -190,7 +206,7 @@ func (f *follower) header(b []byte) (int, *Violation) {
 			f.closeCode = int(binary.BigEndian.Uint16(code[:]))
 		}
 	}
-	f.remain, f.final, f.data = length, final, !control
+	f.remain, f.final, f.data, f.ping = length, final, !control, op == opPing
 	return n, nil
 }
 

@@ -109,10 +109,14 @@ func (s *Splice) toClient() (polite bool) {
 	for {
 		e := s.end.Load()
 		if e != nil {
+			until := e.deadline
 			if p.follow.idle() {
-				return s.farewell(e)
+				if !s.settling(e) {
+					return s.farewell(e)
+				}
+				until = e.settle
 			}
-			_ = s.agent.SetReadDeadline(e.deadline)
+			_ = s.agent.SetReadDeadline(until)
 		}
 		if s.gone.Load() {
 			return false
@@ -132,8 +136,17 @@ func (s *Splice) toClient() (polite bool) {
 		}
 		e = s.end.Load()
 		at, bad := p.follow.follow(chunk)
-		if e != nil && at.boundary >= 0 {
-			at.forward, bad = at.boundary, nil
+		cut := e != nil && at.boundary >= 0
+		switch {
+		case cut && at.asked >= 0: // what follows the ping waits in the agent's log
+			at.forward, p.follow.messages, p.follow.unasked = at.asked, at.messages, false
+		case cut && s.settling(e):
+			cut = false
+		case cut:
+			at.forward = at.boundary
+		}
+		if cut {
+			bad = nil
 			p.follow.remain, p.follow.open, p.follow.closed = 0, false, false
 		}
 		if p.follow.closed {
@@ -147,7 +160,7 @@ func (s *Splice) toClient() (polite bool) {
 		case err != nil:
 			s.ended(Client, codeAbnormal, err)
 			return false
-		case e != nil && at.boundary >= 0:
+		case cut:
 			return s.farewell(e)
 		case bad != nil:
 			return s.farewell(s.violated(bad))
@@ -155,6 +168,12 @@ func (s *Splice) toClient() (polite bool) {
 			return true
 		}
 	}
+}
+
+// settling reports whether an ending still waits for a ping behind the data that
+// the client has got.
+func (s *Splice) settling(e *ending) bool {
+	return s.down.follow.unasked && time.Now().Before(e.settle)
 }
 
 // writeClient sends b on to the client.

@@ -92,6 +92,11 @@ type Farewell struct {
 	Code   int    // close code: 1012 on drain, 1000 when the kernel is gone, 1008 when credentials are no longer valid
 	Reason string // for the close frame; what is over 123 bytes is cut
 
+	// Settle is how long the ending may wait for a boundary behind a ping of the
+	// agent. What came before a ping will be acknowledged, before the client's
+	// answer to the close frame, and is not sent again when it comes back.
+	Settle time.Duration
+
 	// Mute stops what the client sends at once. Otherwise it still reaches
 	// the agent until the client has answered the close frame, so that a
 	// request or an acknowledgement under way is not lost.
@@ -141,6 +146,7 @@ type ending struct {
 	by       Party
 	err      error
 	deadline time.Time // for the boundary, and for writing the farewell
+	settle   time.Time // until when a boundary behind a ping is waited for
 }
 
 // End ends the connection from the gateway's side: at the next message
@@ -153,7 +159,11 @@ func (s *Splice) End(f Farewell) {
 }
 
 func (s *Splice) endWith(f Farewell, by Party, err error) {
-	e := &ending{Farewell: f, by: by, err: err, deadline: time.Now().Add(s.opt.BoundaryWait)}
+	now := time.Now()
+	e := &ending{
+		Farewell: f, by: by, err: err,
+		deadline: now.Add(s.opt.BoundaryWait), settle: now.Add(min(f.Settle, s.opt.BoundaryWait)),
+	}
 	if !s.end.CompareAndSwap(nil, e) {
 		return
 	}

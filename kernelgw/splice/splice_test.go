@@ -140,6 +140,58 @@ func TestDrainAtABoundarySendsTheLastMessageAndCloses(t *testing.T) {
 	})
 }
 
+// What the client has got when it is sent away was asked to be acknowledged, so
+// that nothing comes twice.
+func TestDrainSettlesBehindAPing(t *testing.T) {
+	farewell := Farewell{Code: 1012, Settle: 200 * time.Millisecond}
+	bye := closeFrame(Agent, 1012, "")
+	ping := frame(Agent, finBit|opPing, []byte("7"))
+	text := frame(Agent, finBit|byte(Text), []byte("output"))
+
+	t.Run("that comes", func(t *testing.T) {
+		withPair(t, Options{}, func(p *pair) {
+			go p.write(p.agent, text)
+			p.expect(p.client, text)
+			p.End(farewell)
+			time.Sleep(50 * time.Millisecond)
+			go p.write(p.agent, append(append(bytes.Clone(text), ping...), text...))
+			p.expect(p.client, text)
+			p.expect(p.client, ping)
+			p.expect(p.client, bye) // and not the text behind the ping
+			go p.write(p.client, closeFrame(Client, 1012, ""))
+			p.expect(p.agent, closeFrame(Client, 1012, ""))
+			if r := p.expectResult(Gateway, 1012, 50*time.Millisecond); r.MessagesToClient != 2 {
+				t.Errorf("%d messages to the client, want 2", r.MessagesToClient)
+			}
+		})
+	})
+	t.Run("that came already", func(t *testing.T) {
+		withPair(t, Options{}, func(p *pair) {
+			go p.write(p.agent, append(bytes.Clone(text), ping...))
+			p.expect(p.client, append(bytes.Clone(text), ping...))
+			p.End(farewell)
+			p.expect(p.client, bye)
+			go p.write(p.client, closeFrame(Client, 1012, ""))
+			p.expect(p.agent, closeFrame(Client, 1012, ""))
+			p.expectResult(Gateway, 1012, 0)
+		})
+	})
+	t.Run("that never comes", func(t *testing.T) {
+		withPair(t, Options{}, func(p *pair) {
+			go p.write(p.agent, text)
+			p.expect(p.client, text)
+			p.End(farewell)
+			time.Sleep(10 * time.Millisecond)
+			go p.write(p.agent, text)
+			p.expect(p.client, text)
+			p.expect(p.client, bye)
+			go p.write(p.client, closeFrame(Client, 1012, ""))
+			p.expect(p.agent, closeFrame(Client, 1012, ""))
+			p.expectResult(Gateway, 1012, 200*time.Millisecond)
+		})
+	})
+}
+
 func TestDrainBeforeRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, clientSide := net.Pipe()
