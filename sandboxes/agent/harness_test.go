@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 				os.RemoveAll(filepath.Dir(program))
 			}
 		}
+		for _, made := range openCopies.of {
+			os.RemoveAll(made)
+		}
 		os.Exit(code)
 	}))
 }

@@ -73,17 +73,57 @@ func forEveryUser(t *testing.T, c *agentapi.Config) {
 	if err != nil || len(packages) != 1 {
 		t.Fatalf("no ipykernel: run make clients (%v)", err)
 	}
-	path, err := filepath.Abs(packages[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	version := filepath.Base(filepath.Dir(path)) // as in python3.11
+	path := forAll(t, packages[0])
+	version := filepath.Base(filepath.Dir(packages[0])) // as in python3.11
 	if found, err := filepath.EvalSymlinks(python); err != nil || filepath.Base(found) != version {
 		t.Fatalf("%s is not %s, which the virtual environment was made with (%v): install it", python, version, err)
 	}
 	c.Spec.Argv[0] = python
 	c.Spec.Env = map[string]string{"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 }
+
+// forAll returns the directory's path if every user can get there, and else a
+// copy that every user can read: a checkout may be closed to others.
+func forAll(t *testing.T, dir string) string {
+	t.Helper()
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := true
+	for p := path; p != "/"; p = filepath.Dir(p) {
+		info, err := os.Stat(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = open && info.Mode().Perm()&0o005 == 0o005
+	}
+	if open {
+		return path
+	}
+	openCopies.Lock()
+	defer openCopies.Unlock()
+	if made := openCopies.of[path]; made != "" {
+		return made
+	}
+	made, err := os.MkdirTemp("", "agent-packages")
+	if err == nil {
+		openCopies.of[path] = made // removed by TestMain
+		err = os.Chmod(made, 0o755)
+	}
+	if err == nil {
+		err = os.CopyFS(made, os.DirFS(path))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+var openCopies = struct {
+	sync.Mutex
+	of map[string]string // by the path of the original
+}{of: map[string]string{}}
 
 func needRoot(t *testing.T) {
 	t.Helper()
