@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,10 +42,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := filepath.Abs("../../.cache/images")
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := storeForAll(t, filepath.Join(dir, "images"))
 	// Where the originals are, the user may not be able to look.
 	for name, from := range map[string]string{"test": self, "agent": agent, "runsc": runsc(t), "kernelagent": realAgent(t)} {
 		copyProgram(t, from, filepath.Join(dir, name))
@@ -72,6 +70,44 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if !bytes.Contains(out, []byte("\nPASS")) || !bytes.Contains(out, []byte("--- PASS: TestKernelIsAnUnprivilegedUser")) {
 		t.Errorf("the tests did not run for an ordinary user:\n%s", out)
 	}
+}
+
+// storeForAll returns the image store if every user can get there, and else a
+// copy of hard links in made: a checkout may be closed to others.
+func storeForAll(t *testing.T, made string) string {
+	t.Helper()
+	store, err := filepath.Abs("../../.cache/images")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := true
+	for p := store; p != "/"; p = filepath.Dir(p) {
+		info, err := os.Stat(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			return store // the tests say what is missing
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = open && info.Mode().Perm()&0o005 == 0o005
+	}
+	if open {
+		return store
+	}
+	if err := os.Mkdir(made, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"oci-layout", "index.json", "lock", "blobs", "rootfs"} {
+		from := filepath.Join(store, part)
+		if exec.Command("cp", "-al", from, made).Run() == nil {
+			continue
+		}
+		// Another file system.
+		if out, err := exec.Command("cp", "-a", from, made).CombinedOutput(); err != nil {
+			t.Fatalf("cannot copy the image store: %v %s", err, out)
+		}
+	}
+	return made
 }
 
 func copyProgram(t *testing.T, from, to string) {
