@@ -60,7 +60,7 @@ func jupyter(ctx context.Context, venvName, module string, args ...string) (*Pro
 	if _, err := p.spawn(); err != nil {
 		return nil, err
 	}
-	if err := p.ready(ctx, "api", time.Minute); err != nil {
+	if err := p.ready(ctx, "api", 3*time.Minute); err != nil {
 		_ = p.Kill()
 		return nil, fmt.Errorf("%w\n%s", err, p.Log())
 	}
