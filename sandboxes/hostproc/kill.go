@@ -96,13 +96,17 @@ func environ(pid int, deadline time.Time) ([]byte, error) {
 	placed := false
 	for {
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		// ESRCH: the first thread has given up its memory.
-		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrNotExist) || len(env) > 0 {
+		// ESRCH: the first thread has given up its memory, and with it, to
+		// others than root, the right to ask: then it is a question of rights.
+		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) || len(env) > 0 {
 			return env, err
 		}
-		p, err := readStat(pid)
-		if err != nil || p.Zombie {
+		p, statErr := readStat(pid)
+		if statErr != nil || p.Zombie {
 			return nil, ErrGone
+		}
+		if errors.Is(err, os.ErrPermission) && !p.headless {
+			return nil, err
 		}
 		if p.headless {
 			if env := threadEnviron(pid); len(env) > 0 {
