@@ -145,12 +145,16 @@ figures depend on the machine, and of a shared machine only the ratios hold.
 ## A kernel that costs nothing
 
 The kernel of jupyter/jupytertest/fakekernel, so that the server is what is
-measured. kernelgw runs it with the process driver, as jupyter_server does.
+measured. The process driver runs it as jupyter_server does, as a plain child:
+that is like for like, and what is asked for. The gvisor driver runs it, with its
+agent, in a sandbox.
 
 `)
 	base, mine := subject{"stock", fakeKernel, true}, subject{"process", fakeKernel, true}
-	f.table(&b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "asked for"}, lines, func(line *figure) []string {
-		return []string{f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line)}
+	sandboxed := subject{"gvisor", fakeKernel, true}
+	f.table(&b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "asked for", "kernelgw, gvisor", "ratio"}, lines, func(line *figure) []string {
+		return []string{f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line),
+			f.cell(sandboxed, line), f.ratio(sandboxed, base, line)}
 	})
 
 	b.WriteString(`
@@ -162,7 +166,7 @@ kernel's own.
 
 `)
 	base, mine = subject{"stock", pythonKernel, false}, subject{"process", pythonKernel, false}
-	sandboxed := subject{"gvisor", imageKernel, false}
+	sandboxed = subject{"gvisor", imageKernel, false}
 	f.table(&b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "kernelgw, gvisor", "ratio"}, lines, func(line *figure) []string {
 		return []string{f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.cell(sandboxed, line), f.ratio(sandboxed, base, line)}
 	})
@@ -171,6 +175,8 @@ kernel's own.
 ## How to read this
 
 - A round trip ends with the later of ` + "`execute_reply`" + ` and the ` + "`idle`" + ` status.
+- The fake kernel and the client of the round trips run on one thread each
+  (GOMAXPROCS=1). Their time is in every server's figure.
 - An ordinary client delays its TCP acknowledgements. jupyter_server does not set
   TCP_NODELAY, so its second small write waits for one, up to 40 ms. The client
   that acknowledges at once (TCP_QUICKACK) leaves that out: it is the fair

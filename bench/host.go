@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// Names of the kernelspecs that both servers find through JUPYTER_PATH. The
-// image of the gvisor driver has Python only, as imageKernel.
+// Names of the kernelspecs: those that both servers find through JUPYTER_PATH,
+// fakeKernel also in an image of the bench's own, imageKernel in the default one.
 const (
 	fakeKernel   = "bench-fake"
 	pythonKernel = "bench-python"
@@ -54,7 +54,7 @@ func newHost(ctx context.Context, bin string) (*host, error) {
 func (h *host) kernels(ctx context.Context) error {
 	fake := filepath.Join(h.dir, "fakekernel")
 	build := exec.CommandContext(ctx, "go", "build", "-o", fake, "./jupyter/jupytertest/fakekernel")
-	build.Dir = h.root
+	build.Dir, build.Env = h.root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build the fake kernel: %w\n%s", err, out)
 	}
@@ -63,7 +63,7 @@ func (h *host) kernels(ctx context.Context) error {
 		fakeKernel:   {fake, "-f", "{connection_file}"},
 		pythonKernel: {h.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"},
 	} {
-		spec, err := json.Marshal(map[string]any{"argv": argv, "display_name": name, "language": "python"})
+		spec, err := kernelspec(name, argv...)
 		if err != nil {
 			return err
 		}
@@ -76,6 +76,14 @@ func (h *host) kernels(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// kernelspec is a kernel.json. The fake kernel runs on one thread: what it costs
+// is added to every server's figure alike, and should be little.
+func kernelspec(name string, argv ...string) ([]byte, error) {
+	return json.Marshal(map[string]any{
+		"argv": argv, "display_name": name, "language": "python", "env": map[string]string{"GOMAXPROCS": "1"},
+	})
 }
 
 func (h *host) close() { _ = os.RemoveAll(h.dir) }

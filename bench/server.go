@@ -62,8 +62,8 @@ func (h *host) startStock(ctx context.Context) (*server, error) {
 	return s, s.ready(ctx, "api")
 }
 
-// startKernelgw starts bin/kernelgw with a driver.
-func (h *host) startKernelgw(ctx context.Context, driver string) (*server, error) {
+// startKernelgw starts bin/kernelgw with a driver and more flags.
+func (h *host) startKernelgw(ctx context.Context, driver string, more ...string) (*server, error) {
 	binary := filepath.Join(h.bin, "kernelgw")
 	if _, err := os.Stat(binary); err != nil {
 		return nil, fmt.Errorf("there is no kernelgw in %s: run make build", h.bin)
@@ -72,8 +72,8 @@ func (h *host) startKernelgw(ctx context.Context, driver string) (*server, error
 	if err != nil {
 		return nil, err
 	}
-	first, err := s.start(h, binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
-		"--token", token, "--driver", driver)
+	first, err := s.start(h, append([]string{binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
+		"--token", token, "--driver", driver}, more...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func TestKillOfTheGatewayLosesNoLine(t *testing.T) {
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
 	}
 	r.take(t, w, 1<<20)
-	problem, twice := lossless(r.out.String(), 2000)
+	problem, twice := lossless(r.stream, 2000)
 	if problem != "" {
 		t.Error(problem)
 	}
@@ -188,7 +188,7 @@ func TestDrainClosesSocketsWith1012AndExitsZero(t *testing.T) {
 	}
 	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
 	r.take(t, w, 1<<20)
-	problem, twice := lossless(r.out.String(), 2000)
+	problem, twice := lossless(r.stream, 2000)
 	if problem != "" {
 		t.Error(problem)
 	}
