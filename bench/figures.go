@@ -175,6 +175,7 @@ kernel's own.
 ## How to read this
 
 - A round trip ends with the later of ` + "`execute_reply`" + ` and the ` + "`idle`" + ` status.
+- A hundred round trips before those that count warm up each server.
 - The fake kernel and the client of the round trips run on one thread each
   (GOMAXPROCS=1). Their time is in every server's figure.
 - An ordinary client delays its TCP acknowledgements. jupyter_server does not set

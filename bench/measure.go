@@ -119,7 +119,7 @@ func (s subject) latency(ctx context.Context, srv *server, kernel string, quick 
 	}
 	// The client's share is in every server's figure alike: make it small.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	const warmUp = 10
+	const warmUp = 100 // a kernel just started is still at work on its own
 	took := make([]time.Duration, 0, n)
 	for i := range warmUp + n {
 		if ctx.Err() != nil {
