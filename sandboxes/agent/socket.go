@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -296,6 +297,9 @@ func (s *socket) writeLoop() {
 		timer.Reset(wait)
 		select {
 		case <-s.wake:
+			// Let the kernel's other sockets be read first: what is there already
+			// goes out with this.
+			runtime.Gosched()
 		case <-timer.C:
 		case <-s.gone:
 			return
