@@ -47,17 +47,26 @@ var layers = []layer{
 	{packages: "sandboxes/agentapi", ours: []string{"jupyter"}, why: "the agent's contract is shared by the agent and the gateway, and drags in neither"},
 	{packages: "sandboxes/agent/eventlog", why: "the event log holds bytes and numbers"},
 	{
-		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog"},
+		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/hostproc", why: "processes of the host are nobody's in particular"},
 	{packages: "sandboxes/image", ours: []string{"sandboxes", "jupyter/kernelspec"}, tests: []string{"..."}, why: "images are made and read without a driver"},
+	{packages: "sandboxes/agent/filesync", ours: []string{"sandboxes/agentapi"}, tests: []string{"..."}, why: "file sync knows files and the link, and nothing of kernels"},
 	driver("sandboxes/gvisor"),
 	driver("sandboxes/process"),
 	{packages: "sandboxes/sandboxtest", ours: []string{"sandboxes", "sandboxes/agentapi", "jupyter"}, support: true, why: "the suite is the same for every driver"},
 
+	{packages: "contents", ours: []string{"auth", "jupyter/rest"}, tests: []string{"contents/..."}, why: "files are files, wherever they are kept and whoever runs them"},
+	{packages: "contents/contentstest", ours: []string{"contents"}, support: true, why: "the suite is the same for every store"},
+	{packages: "contents/contentsync", ours: []string{"contents", "sandboxes/agentapi"}, tests: []string{"..."}, why: "the gateway's end of a sandbox's file sync knows a store and the link"},
+	{packages: "contents/s3store", ours: []string{"contents"}, tests: []string{"contents/..."}, why: "a store knows S3 and the contract"},
+	{packages: "contents/s3embed", tests: []string{"contents/..."}, why: "the embedded server speaks S3 to whoever asks"},
+	{packages: "frontend-config", why: "pages and settings know no kernels, files or logins"},
+
 	{
 		packages: "kernelgw", ours: []string{
+			"contents", "contents/contentsync", "frontend-config",
 			"auth", "jupyter", "jupyter/kernelspec", "jupyter/rest", "jupyter/wsproto", "sandboxes", "sandboxes/agentapi",
 			"kernelgw/kernels", "kernelgw/registry", "kernelgw/splice", "kernelgw/telemetry",
 		},
@@ -101,6 +110,8 @@ var keepers = []struct {
 	why      string
 }{
 	{"github.com/go-zeromq/", []string{"jupyter/zmq", "jupyter/jupytertest"}, "jupyter/zmq guards zmq4 against hostile peers; besides it only the fake kernel, the other end, uses it"},
+	{"github.com/aws/", []string{"contents/s3store", "contents/s3embed", "contents/contentstest", "cmd/kernelgw"}, "whoever needs files asks contents.Store, so that S3 stays one package"},
+	{"github.com/versity/", []string{"contents/s3embed"}, "the embedded S3 server is one choice among others"},
 	{"github.com/labstack/", []string{"kernelgw", "cmd/..."}, "echo stays in kernelgw, so that its next major version is a mechanical change"},
 }
 
