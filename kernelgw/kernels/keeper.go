@@ -219,10 +219,10 @@ func (m *Manager) remove(ctx context.Context, k *kernel) {
 		m.count(k, k.status.ExecutionState, "")
 	}
 	k.removed, k.agent = true, nil
-	delete(m.kernels, k.record.ID)
+	delete(m.kernels, k.record.name())
 	var orphans []string
 	for id, s := range m.sessions {
-		if s.KernelID == k.record.ID {
+		if s.kernel() == k.record.name() {
 			orphans = append(orphans, id)
 			delete(m.sessions, id)
 		}
@@ -235,7 +235,7 @@ func (m *Manager) remove(ctx context.Context, k *kernel) {
 			m.o.Log.Error("cannot delete a session record", "session", id, "error", err)
 		}
 	}
-	if err := m.o.Store.Delete(ctx, registry.Kernels, k.record.ID); err != nil {
+	if err := m.o.Store.Delete(ctx, registry.Kernels, k.record.key); err != nil {
 		m.o.Log.Error("cannot delete a kernel record", "kernel", k.record.ID, "error", err)
 	}
 }

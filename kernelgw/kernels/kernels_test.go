@@ -148,11 +148,35 @@ func TestKernelsOfOtherWorkspacesDoNotExist(t *testing.T) {
 	if _, err := g.UpdateSession(ctx, "w", mine.ID, kernels.SessionUpdate{KernelID: id}); !errors.Is(err, kernels.ErrInvalid) {
 		t.Errorf("attaching another workspace's kernel: %v", err)
 	}
-	if _, err := g.CreateSession(ctx, kernels.SessionRequest{Workspace: "w", Path: "c", KernelID: id}); !errors.Is(err, kernels.ErrExists) {
-		t.Errorf("starting a kernel with another workspace's id: %v", err)
-	}
 	if list, _ := g.List(ctx, "w"); len(list) != 1 {
 		t.Errorf("List shows %d kernels", len(list))
+	}
+}
+
+// An id that is refused because another tenant's kernel has it tells that there
+// is such a kernel.
+func TestKernelIDOfAnotherWorkspaceIsAsFreeAsAnUnknownOne(t *testing.T) {
+	driver, store := sandboxtest.NewFake(t), memory.New()
+	g := start(t, driver, store)
+	theirs := g.start(t, kernels.StartRequest{Workspace: "theirs"})
+	mine := g.start(t, kernels.StartRequest{KernelID: theirs.ID})
+	if mine.ID != theirs.ID || mine.Workspace != "w" {
+		t.Fatalf("started %+v, want the id %s in w", mine, theirs.ID)
+	}
+	s, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "theirs", Path: "a.ipynb", Type: "notebook", KernelID: theirs.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Shutdown(t.Context(), "w", mine.ID); err != nil {
+		t.Fatal(err)
+	}
+	g.stop()
+	next := start(t, driver, store)
+	if _, err := next.Get(t.Context(), "w", mine.ID); !errors.Is(err, kernels.ErrNotFound) {
+		t.Errorf("the kernel that was shut down: %v", err)
+	}
+	if got, err := next.Session(t.Context(), "theirs", s.ID); err != nil || got.Kernel.ID != theirs.ID {
+		t.Errorf("the other workspace's session: %+v, %v", got, err)
 	}
 }
 

@@ -52,7 +52,7 @@ type Manager struct {
 	mu       sync.Mutex
 	ready    bool                   // guarded by mu
 	closed   bool                   // guarded by mu: no keeper may start any more
-	kernels  map[string]*kernel     // guarded by mu; by id
+	kernels  map[name]*kernel       // guarded by mu
 	sessions map[string]*sessionRow // guarded by mu; by id
 	pending  map[string]chan struct{}
 }
@@ -69,7 +69,7 @@ func New(o Options) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
 		o: o, ctx: ctx, cancel: cancel,
-		kernels: map[string]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{},
+		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{},
 	}
 }
 
@@ -174,12 +174,17 @@ func (m *Manager) find(workspace, id string) (*kernel, error) {
 	if !m.ready {
 		return nil, fmt.Errorf("%w: the gateway is still adopting kernels", ErrNotReady)
 	}
-	k, ok := m.kernels[id]
-	if !ok || k.record.Workspace != workspace {
+	k, ok := m.kernels[name{workspace, id}]
+	if !ok {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	return k, nil
 }
+
+// name names a kernel. Clients may choose ids, so that workspaces have ids of
+// their own: one that is taken elsewhere must be free here, or its being refused
+// would tell that it is taken.
+type name struct{ workspace, id string }
 
 // record is what the registry keeps of a kernel.
 type record struct {
@@ -195,8 +200,11 @@ type record struct {
 	Dead      bool              `json:"dead,omitempty"`   // its sandbox has ended
 	Reason    string            `json:"reason,omitempty"` // why it is dead
 	DeadAt    time.Time         `json:"dead_at,omitzero"` // since when
-	version   uint64            // of the registry record that holds this
+	key       string            // of the registry record that holds this
+	version   uint64            // of that record
 }
+
+func (r record) name() name { return name{r.Workspace, r.ID} }
 
 // save writes the kernel's record and remembers its version. The caller holds
 // the kernel's operation (see kernel.acquire), so there is one writer.
@@ -205,7 +213,7 @@ func (m *Manager) save(ctx context.Context, k *kernel, r record) error {
 	if err != nil {
 		return fmt.Errorf("cannot encode record of kernel %s: %w", r.ID, err)
 	}
-	version, err := m.o.Store.Put(ctx, registry.Record{Kind: registry.Kernels, ID: r.ID, Version: r.version, Value: value})
+	version, err := m.o.Store.Put(ctx, registry.Record{Kind: registry.Kernels, ID: r.key, Version: r.version, Value: value})
 	if err != nil {
 		return fmt.Errorf("cannot save kernel %s: %w", r.ID, err)
 	}
@@ -235,10 +243,10 @@ func (m *Manager) adopt(ctx context.Context) error {
 	var adopted []*kernel
 	for _, stored := range records {
 		var r record
-		if err := json.Unmarshal(stored.Value, &r); err != nil || r.ID != stored.ID {
+		if err := json.Unmarshal(stored.Value, &r); err != nil || r.ID == "" {
 			return fmt.Errorf("kernel record %s in the registry is damaged (%v)", stored.ID, err)
 		}
-		r.version = stored.Version
+		r.key, r.version = stored.ID, stored.Version
 		if !r.Dead && r.Driver != m.o.Driver.Name() {
 			return fmt.Errorf("kernel %s in this data directory runs in a sandbox of driver %s, not %s: start once with --driver %s --on-exit stop, or use another --data-dir",
 				r.ID, r.Driver, m.o.Driver.Name(), r.Driver)
@@ -262,7 +270,7 @@ func (m *Manager) adopt(ctx context.Context) error {
 			adopted = append(adopted, k)
 		}
 		m.mu.Lock()
-		m.kernels[r.ID] = k
+		m.kernels[r.name()] = k
 		m.count(k, "", k.status.ExecutionState)
 		if !k.record.Dead {
 			m.startKeeper(k, func(ctx context.Context) { m.keepIn(ctx, k, sandbox, true) })

@@ -64,6 +64,8 @@ type sessionRow struct {
 	version   uint64    // of the registry record that holds this
 }
 
+func (r *sessionRow) kernel() name { return name{r.Workspace, r.KernelID} }
+
 // loadSessions reads the sessions whose kernels were adopted, and forgets the
 // others.
 func (m *Manager) loadSessions(ctx context.Context) error {
@@ -78,7 +80,7 @@ func (m *Manager) loadSessions(ctx context.Context) error {
 		}
 		row.version = stored.Version
 		m.mu.Lock()
-		_, alive := m.kernels[row.KernelID]
+		_, alive := m.kernels[row.kernel()]
 		if alive {
 			m.sessions[row.ID] = &row
 		}
@@ -105,7 +107,7 @@ func (m *Manager) saveSession(ctx context.Context, row sessionRow) error {
 	row.version = version
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, alive := m.kernels[row.KernelID]; !alive {
+	if _, alive := m.kernels[row.kernel()]; !alive {
 		// Its kernel ended in this very moment; the row must not outlive it.
 		delete(m.sessions, row.ID)
 		return m.o.Store.Delete(context.WithoutCancel(ctx), registry.Sessions, row.ID)
@@ -116,7 +118,7 @@ func (m *Manager) saveSession(ctx context.Context, row sessionRow) error {
 
 // describe joins a row with its kernel. The caller holds mu.
 func (m *Manager) describe(row *sessionRow) (Session, error) {
-	k, ok := m.kernels[row.KernelID]
+	k, ok := m.kernels[row.kernel()]
 	if !ok {
 		return Session{}, fmt.Errorf("%w: %s", ErrSessionNotFound, row.ID)
 	}
@@ -283,7 +285,7 @@ func (m *Manager) UpdateSession(ctx context.Context, workspace, id string, u Ses
 		}
 		return Session{}, err
 	}
-	if kernelID != "" && kernelID != old && !m.kernelInUse(old) {
+	if kernelID != "" && kernelID != old && !m.kernelInUse(workspace, old) {
 		if err := m.Shutdown(ctx, workspace, old); err != nil && !errors.Is(err, ErrNotFound) {
 			m.o.Log.Error("cannot shut down the kernel that a session left", "kernel", old, "error", err)
 		}
@@ -355,11 +357,11 @@ func (m *Manager) applyUpdate(ctx context.Context, workspace, id, kernelID strin
 	}
 }
 
-func (m *Manager) kernelInUse(id string) bool {
+func (m *Manager) kernelInUse(workspace, id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, row := range m.sessions {
-		if row.KernelID == id {
+		if row.kernel() == (name{workspace, id}) {
 			return true
 		}
 	}

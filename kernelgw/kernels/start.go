@@ -64,14 +64,14 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	now := time.Now()
 	k := newKernel(record{
 		ID: id, Driver: m.o.Driver.Name(), Workspace: req.Workspace, Owner: req.Owner, Name: spec.Name,
-		Cwd: req.Cwd, Env: env, CreatedAt: now,
+		Cwd: req.Cwd, Env: env, CreatedAt: now, key: req.Workspace + "/" + id,
 	})
 	m.mu.Lock()
 	switch {
 	case !m.ready || m.closed:
 		m.mu.Unlock()
 		return Kernel{}, fmt.Errorf("%w: the gateway is starting or stopping", ErrNotReady)
-	case m.kernels[id] != nil:
+	case m.kernels[k.record.name()] != nil:
 		m.mu.Unlock()
 		return Kernel{}, fmt.Errorf("%w: %s", ErrExists, id)
 	case m.kernelsOf(req.Workspace) >= maxKernels:
@@ -80,7 +80,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	}
 	// Before anyone can see it, so that nobody shuts it down half made.
 	k.op <- struct{}{}
-	m.kernels[id] = k
+	m.kernels[k.record.name()] = k
 	m.count(k, "", jupyter.Starting)
 	m.mu.Unlock()
 
