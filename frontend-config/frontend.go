@@ -1,0 +1,127 @@
+// Package frontend is JupyterLab and Notebook 7 in the browser, without Python
+// behind them: their pages, static files, settings and layouts. It knows the
+// shapes that those pages expect (contract sections 6 and 7); it knows nothing
+// of kernels, of where files are kept, or of who may call.
+package frontend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Documents keeps small texts per owner: settings, layouts, configuration.
+// What is not there is an error for which errors.Is(err, fs.ErrNotExist) holds.
+// What PutDocument has answered is seen by every read that begins afterwards.
+type Documents interface {
+	GetDocument(ctx context.Context, owner, name string) (body []byte, modified time.Time, err error)
+	PutDocument(ctx context.Context, owner, name string, body []byte) error
+	DeleteDocument(ctx context.Context, owner, name string) error
+	ListDocuments(ctx context.Context, owner, prefix string) (names []string, err error)
+}
+
+// Options configure a Frontend. Dir and Documents are required.
+type Options struct {
+	// Dir is what scripts/setup-frontend.sh made.
+	Dir string
+	// Documents keeps what users change.
+	Documents Documents
+	// Log gets what goes wrong besides an answer; default is none.
+	Log *slog.Logger
+	// IsDirectory tells Notebook's /tree and /notebooks what a path is, so that
+	// they send the browser to the right page; nil means that they do not. What
+	// is not there is fs.ErrNotExist.
+	IsDirectory func(ctx context.Context, workspace, path string) (bool, error)
+	// Terminals says that the server has terminals.
+	Terminals bool
+	// AppName is in the browser's title bar; default JupyterLab.
+	AppName string
+	// Overrides replace defaults of settings: plugin id, then key. They win over
+	// our secure ones.
+	Overrides map[string]map[string]any
+	// DisabledExtensions are plugins, or extensions with all their plugins, that
+	// do not start, besides those that would not be safe.
+	DisabledExtensions []string
+	// CustomCSS is served as custom/custom.css and linked in every page; "" means
+	// none.
+	CustomCSS string
+}
+
+// At says what a request is for, as its caller found out.
+type At struct {
+	Base      string // the mount's URL path, with a slash at the end
+	User      string // who owns the settings: an opaque id, never reused
+	Workspace string // the workspace at Base: layouts are per user and workspace
+	Token     string // for the page to send with each request; "" means cookies
+	Path      string // what the route's last parameter or * matched, decoded once; else ""
+}
+
+// Error is an answer that is not what was asked for.
+type Error struct {
+	Status     int
+	Message    string // for the user
+	RetryAfter int    // seconds; zero: no such header
+	Cause      error  // for the log; may be nil
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	if e.Cause != nil {
+		return e.Message + ": " + e.Cause.Error()
+	}
+	return e.Message
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+func errorf(status int, format string, args ...any) error {
+	return &Error{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// Frontend serves the pages and what they need. Its handlers are methods, for
+// the caller's route table. They set Content-Type and Cache-Control, and leave
+// security headers to their caller, who should let pages, workers and styles
+// load what they name (contract 1.6). Those that take a body read it from the
+// request, and bound it. An error is an *Error, and nothing was written then.
+//
+// Safe for concurrent use.
+//
+//	GET               lab, lab/*, doc, doc/*       Lab, Doc        page
+//	GET               tree, tree/*, notebooks/*    Tree, Notebooks page
+//	GET               edit/*, consoles/*           Edit, Consoles  page
+//	GET               terminals/*                  Terminals       page
+//	GET, HEAD         static/*                     Static          public
+//	GET, HEAD         lab/extensions/*             LabExtension    public
+//	GET, HEAD         lab/api/themes/*             Theme           public
+//	GET, HEAD         custom/custom.css            CustomCSS       public
+//	GET               lab/api/settings             ListSettings    API
+//	GET, PUT          lab/api/settings/*           GetSetting, PutSetting
+//	GET               lab/api/workspaces           ListWorkspaces
+//	GET, PUT, DELETE  lab/api/workspaces/*         GetWorkspace, PutWorkspace, DeleteWorkspace
+//	GET               lab/api/translations         ListTranslations
+//	GET               lab/api/translations/*       GetTranslation
+//	GET               lab/api/licenses             Licenses
+//	GET               lab/api/build, news, update  Build, News, Update
+//	GET               lab/api/listings/*           Listings
+//	GET               lab/api/extensions, plugins  Extensions
+//	POST              lab/api/extensions, plugins  ChangeExtensions
+//	GET               lsp/status                   LSPStatus
+//	GET, PUT, PATCH   api/config/*                 GetConfig, PutConfig, PatchConfig
+type Frontend struct{ o Options }
+
+// New reads the front end's files. Its error says what is missing in Dir.
+func New(o Options) (*Frontend, error) {
+	switch {
+	case o.Dir == "":
+		return nil, errors.New("no directory with the front end: run make frontend")
+	case o.Documents == nil:
+		return nil, errors.New("no place for settings and layouts")
+	}
+	return &Frontend{o: o}, nil
+}
+
+func unmade() error { return errorf(http.StatusNotImplemented, "Not made yet") }
