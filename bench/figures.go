@@ -153,8 +153,10 @@ agent, in a sandbox.
 	base, mine := subject{"stock", fakeKernel, true}, subject{"process", fakeKernel, true}
 	sandboxed := subject{"gvisor", fakeKernel, true}
 	f.table(&b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "asked for", "kernelgw, gvisor", "ratio"}, lines, func(line *figure) []string {
-		return []string{f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line),
-			f.cell(sandboxed, line), f.ratio(sandboxed, base, line)}
+		return []string{
+			f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line),
+			f.cell(sandboxed, line), f.ratio(sandboxed, base, line),
+		}
 	})
 
 	b.WriteString(`

@@ -72,8 +72,10 @@ func (h *host) startKernelgw(ctx context.Context, driver string, more ...string)
 	if err != nil {
 		return nil, err
 	}
-	first, err := s.start(h, append([]string{binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
-		"--token", token, "--driver", driver}, more...)...)
+	first, err := s.start(h, append([]string{
+		binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
+		"--token", token, "--driver", driver,
+	}, more...)...)
 	if err != nil {
 		return nil, err
 	}
