@@ -6,7 +6,7 @@ TOOLS := .cache/tools/bin
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 RUN_FLAGS ?=
 
-.PHONY: help build image run test check bench clients tools clean
+.PHONY: help build image frontend run test check bench clients tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -22,19 +22,23 @@ $(TOOLS)/runsc: tools/gvisor/go.mod tools/gvisor/go.sum scripts/build-runsc.sh
 image: build ## build the default image into .cache/images (once; seconds when nothing changed)
 	@bin/kernelgw image build --image-store .cache/images
 
-run: build image $(TOOLS)/runsc ## install what is missing, start the gateway, print the URL (RUN_FLAGS="--listen ...")
+frontend: ## fetch the browser files of JupyterLab and Notebook into .cache/frontend
+	@scripts/setup-frontend.sh
+
+run: build image frontend $(TOOLS)/runsc ## install what is missing, start the gateway, print the URL (RUN_FLAGS="--listen ...")
 	@exec bin/kernelgw serve --data-dir .cache/data --on-exit stop $(RUN_FLAGS)
 
 tools: ## install what checks and tests need into .cache
 	@scripts/setup-tools.sh
 
-clients: ## install the real clients and the stock server for the tests into .cache
+clients: ## install the real clients, a browser and the stock servers for the tests into .cache
 	@scripts/setup-clients.sh
+	@scripts/setup-chromium.sh
 
 check: tools ## formatters, linters, import rules, generated docs, known vulnerabilities
 	@scripts/check.sh
 
-test: build image $(TOOLS)/runsc tools clients ## everything: check, unit and race tests, real kernels, real clients
+test: build image frontend $(TOOLS)/runsc tools clients ## everything: check, unit and race tests, real kernels, real clients
 	@scripts/check.sh
 	@scripts/test.sh
 
