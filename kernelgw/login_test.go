@@ -359,6 +359,11 @@ func TestCookiesAreSecureUnderTLSOnly(t *testing.T) {
 			if strings.Contains(cookie, "; Secure") != c.secure || strings.HasPrefix(cookie, "__Host-") != c.secure {
 				t.Errorf("cookie %q", cookie)
 			}
+			for what, got := range map[string]reply{"page": r, "error": g.do("GET", "/no-such", "", c.proto...)} {
+				if hsts := got.Header.Get("Strict-Transport-Security"); (hsts != "") != c.secure {
+					t.Errorf("Strict-Transport-Security of a %s: %q", what, hsts)
+				}
+			}
 		})
 	}
 }

@@ -22,6 +22,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		begin := time.Now()
 		s.safeHeaders(c.Response().Header())
+		if s.secure(c.Request()) {
+			c.Response().Header().Set("Strict-Transport-Security", "max-age=31536000")
+		}
 		if c.Request().ContentLength != 0 {
 			// readBody lifts it.
 			_ = http.NewResponseController(c.Response()).SetReadDeadline(begin.Add(bodyTimeout))

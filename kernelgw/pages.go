@@ -68,6 +68,15 @@ func (s *Server) getFavicon(c *call) error {
 	return c.Blob(http.StatusOK, "image/svg+xml", icon)
 }
 
+// getRoot sends whoever opens the bare host to where everything is.
+func (s *Server) getRoot(c *call) error {
+	target := s.base
+	if q := c.Request().URL.RawQuery; q != "" {
+		target += "?" + q
+	}
+	return c.Redirect(http.StatusFound, target)
+}
+
 func (s *Server) getRobots(c *call) error {
 	return c.String(http.StatusOK, "User-agent: *\nDisallow: /\n")
 }

@@ -93,6 +93,7 @@ func Routes() []Route {
 		{get, "tree/*", auth.Page, everywhere, "As /", (*Server).connectPage},
 		{get, "lab", auth.Page, everywhere, "As /", (*Server).connectPage},
 		{get, "lab/tree/*", auth.Page, everywhere, "As /", (*Server).connectPage},
+		{get, "", auth.Public, []Mount{Host}, "To the base URL, where that is not / itself", (*Server).getRoot},
 		{get, "login", auth.Public, browsers, "Login form", (*Server).getLogin},
 		{post, "login", auth.Public, browsers, "Log in with a token as the password", (*Server).postLogin},
 		{get, "logout", auth.Public, browsers, "Log out", (*Server).getLogout},

@@ -45,7 +45,7 @@ func TestPublicRoutesAreTheseOnly(t *testing.T) {
 		}
 	}
 	want := []string{
-		"GET api", "POST api/security/csp-report", "GET login", "POST login", "GET logout", "GET favicon.ico", "GET robots.txt",
+		"GET api", "POST api/security/csp-report", "GET ", "GET login", "POST login", "GET logout", "GET favicon.ico", "GET robots.txt",
 		"GET healthz", "HEAD healthz", "GET readyz", "HEAD readyz",
 	}
 	if !slices.Equal(public, want) {
@@ -284,6 +284,11 @@ func TestBaseURLIsBeforeEverything(t *testing.T) {
 	csp := g.do("GET", "/hub-x/api", "").Header.Get("Content-Security-Policy")
 	if csp != "frame-ancestors 'self'; report-uri /hub-x/api/security/csp-report; default-src 'none'" {
 		t.Errorf("CSP %q", csp)
+	}
+	for from, to := range map[string]string{"/": "/hub-x/", "/?token=x&y": "/hub-x/?token=x&y"} {
+		if got := g.want(g.navigate(from), 302).Header.Get("Location"); got != to {
+			t.Errorf("the bare host's %s leads to %q, want %q", from, got, to)
+		}
 	}
 	cookie := g.navigate("/hub-x/?token=" + adaToken).Header.Get("Set-Cookie")
 	if !strings.Contains(cookie, "; Path=/hub-x/;") {

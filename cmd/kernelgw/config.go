@@ -222,10 +222,14 @@ func loadFile(path string, getenv func(string) string) (*fileResolver, error) {
 
 func fileKey(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
 
-// Validate implements kong.Resolver: a key that nothing reads is a mistake.
+// Validate implements kong.Resolver: a key that serve does not read is a
+// mistake. Flags that only other commands have are no configuration.
 func (r *fileResolver) Validate(app *kong.Application) error {
 	known := map[string]bool{"users": true}
 	for _, command := range app.Children {
+		if command.Name != "serve" {
+			continue
+		}
 		for _, flag := range command.Flags {
 			known[fileKey(flag.Name)] = true
 		}

@@ -78,6 +78,8 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 		want []string
 	}{
 		"unknown key":         {file: "lissten: x\n", want: []string{`unknown key "lissten"`, "config print"}},
+		"flag of doctor":      {file: "json: true\n", want: []string{`unknown key "json"`}},
+		"flag of image build": {file: "name: mine\n", want: []string{`unknown key "name"`}},
 		"not YAML":            {file: "a: [b\n", want: []string{"cannot read configuration file"}},
 		"listen":              {args: []string{"--listen", "8888"}, want: []string{"listen", "127.0.0.1:8888"}},
 		"base URL":            {args: []string{"--base-url", "prefix"}, want: []string{"base_url", "/prefix/"}},

@@ -120,7 +120,10 @@ users:
     workspaces: [ alice, team ] # the first is the default; without any: one named like the user
 ` + "```" + `
 
-Each user sees only the kernels and sessions of those workspaces; anything else answers 404.
+Each user sees only the kernels, sessions and files of those workspaces; anything else answers 404.
+
+SIGHUP makes a running gateway read the users again, and nothing else of the file: who is no longer listed, or lost a token
+or a workspace, is cut off at once, open WebSockets included. A file that is wrong changes nothing, and the log says why.
 `)
 	return doc.String()
 }

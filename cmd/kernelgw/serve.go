@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -33,8 +34,11 @@ type ServeCmd struct {
 	stopKernels atomic.Bool // when the gateway ends
 }
 
-// Run serves until the first SIGINT or SIGTERM, then drains.
+// Run serves until the first SIGINT or SIGTERM, then drains. SIGHUP makes it
+// read the users of the configuration file again.
 func (c *ServeCmd) Run(env *environment) error {
+	ctx, stop := context.WithCancel(env.ctx)
+	defer stop()
 	if err := c.complete(env); err != nil {
 		return err
 	}
@@ -59,7 +63,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		return err
 	}
 	defer store.Close()
-	driver, err := openDriver(env.ctx, &c.Config, log)
+	driver, err := openDriver(ctx, &c.Config, log)
 	if err != nil {
 		return err
 	}
@@ -85,9 +89,6 @@ func (c *ServeCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
-	stopping, stop := context.WithCancel(env.ctx)
-	defer stop()
-	env.ctx = stopping
 	shutdown := func() { // asked for by the owner, who means the kernels too, as in Jupyter
 		c.stopKernels.Store(true)
 		stop()
@@ -102,7 +103,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
-	listener, err := listen(env.ctx, c.Listen)
+	listener, err := listen(ctx, c.Listen)
 	if err != nil {
 		return err
 	}
@@ -117,53 +118,70 @@ func (c *ServeCmd) Run(env *environment) error {
 			Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		})
 	}
-	return c.serve(env, log, manager, server, listener, c.url(address))
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, unix.SIGHUP)
+	defer signal.Stop(hangups)
+	return c.serve(ctx, log, parts{
+		manager: manager, server: server, listener: listener,
+		announce: func() { fmt.Fprintln(env.stdout, c.url(address)) },
+		reread:   func(ctx context.Context) { rereadUsers(ctx, hangups, &c.Config, env.file.path, users, log) },
+	})
 }
 
-// serve runs the parts until the first signal, then stops them in the order in
-// which they depend on each other: clients first, kernels last.
-func (c *ServeCmd) serve(env *environment, log *slog.Logger, manager *kernels.Manager, server *kernelgw.Server, listener net.Listener, url string) error {
-	keeping, stopKeeping := context.WithCancel(context.WithoutCancel(env.ctx))
+// parts are what runs while the gateway serves.
+type parts struct {
+	manager  *kernels.Manager
+	server   *kernelgw.Server
+	listener net.Listener
+	announce func()                // tells that the gateway is ready
+	reread   func(context.Context) // reads the users again when asked, until ctx ends
+}
+
+// serve runs the parts until ctx ends, then stops them in the order in which
+// they depend on each other: clients first, kernels last.
+func (c *ServeCmd) serve(ctx context.Context, log *slog.Logger, p parts) error {
+	lasting := context.WithoutCancel(ctx)
+	keeping, stopKeeping := context.WithCancel(lasting)
 	defer stopKeeping()
-	parts, failed := errgroup.WithContext(context.WithoutCancel(env.ctx))
-	parts.Go(func() error { return manager.Run(keeping) })
-	parts.Go(func() error { return server.Serve(listener) })
-	parts.Go(func() error {
-		if announce(env, failed, manager, url) {
+	running, failed := errgroup.WithContext(lasting)
+	running.Go(func() error { return p.manager.Run(keeping) })
+	running.Go(func() error { return p.server.Serve(p.listener) })
+	running.Go(func() error { p.reread(keeping); return nil })
+	running.Go(func() error {
+		if ready(ctx, failed, p.manager) {
+			p.announce()
 			select {
-			case <-env.ctx.Done():
+			case <-ctx.Done():
 			case <-failed.Done():
 			}
 		}
 		log.Info("draining: closing connections", "patience", c.DrainTimeout)
-		draining, cancel := context.WithTimeout(context.WithoutCancel(env.ctx), c.DrainTimeout)
+		draining, cancel := context.WithTimeout(lasting, c.DrainTimeout)
 		defer cancel()
-		err := server.Drain(draining)
+		err := p.server.Drain(draining)
 		if c.OnExit == "stop" || c.stopKernels.Load() {
 			log.Info("shutting down all kernels")
-			ending, cancel := context.WithTimeout(context.WithoutCancel(env.ctx), shutdownTimeout)
-			err = errors.Join(err, manager.ShutdownAll(ending))
+			ending, cancel := context.WithTimeout(lasting, shutdownTimeout)
+			err = errors.Join(err, p.manager.ShutdownAll(ending))
 			cancel()
 		}
 		stopKeeping()
 		return err
 	})
-	return parts.Wait()
+	return running.Wait()
 }
 
-// announce prints the URL as soon as the gateway is ready. It reports whether
-// it became ready.
-func announce(env *environment, failed context.Context, manager *kernels.Manager, url string) bool {
+// ready waits for the gateway to be ready, and reports whether it became so.
+func ready(ctx, failed context.Context, manager *kernels.Manager) bool {
 	for !manager.Ready() {
 		select {
-		case <-env.ctx.Done():
+		case <-ctx.Done():
 			return false
 		case <-failed.Done():
 			return false
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	fmt.Fprintln(env.stdout, url)
 	return true
 }
 
