@@ -7,6 +7,7 @@
 //	POST /v1/kernel/restart    200 Status, when the old process is gone and the new one is spawned; works on a dead kernel too
 //	POST /v1/kernel/shutdown   204, when the kernel is gone (asked politely for 5 s, then killed); sockets got "dead" and 1000; the agent then exits 0
 //	GET  /v1/usage             200 Usage
+//	GET  /v1/files, /v1/files/link, POST /v1/files/flush: see FilesProtocol
 //	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
 //
 // The caller treats every byte of an agent as hostile: answers are bounded in
@@ -41,6 +42,9 @@ type Config struct {
 	// MaxMessageBytes caps one message in either direction. Zero means
 	// DefaultMaxMessageBytes.
 	MaxMessageBytes int64 `json:"max_message_bytes,omitempty"`
+	// Files has the agent keep the home directory as the workspace is. Nil means
+	// that the sandbox has its home for itself.
+	Files *FilesConfig `json:"files,omitempty"`
 }
 
 // Defaults of Config.
