@@ -10,6 +10,15 @@
 //	GET  /v1/files, /v1/files/link, POST /v1/files/flush: see FilesProtocol
 //	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
 //
+// A Config without a kernel makes a sandbox of terminals, with these instead of
+// the restart, the interrupt and the channels of a kernel:
+//
+//	GET    /v1/terminals               200 [Terminal], in order of their start
+//	POST   /v1/terminals               200 Terminal, for a TerminalRequest; 429 when there are too many
+//	GET    /v1/terminals/{name}        200 Terminal, or 404
+//	DELETE /v1/terminals/{name}        204, when its processes are gone; or 404
+//	GET    /v1/terminals/{name}/socket WebSocket: terminado's protocol, JSON arrays as text; 404 before the upgrade
+//
 // The caller treats every byte of an agent as hostile: answers are bounded in
 // length and time.
 package agentapi
@@ -45,12 +54,24 @@ type Config struct {
 	// Files has the agent keep the home directory as the workspace is. Nil means
 	// that the sandbox has its home for itself.
 	Files *FilesConfig `json:"files,omitempty"`
+	// MaxTerminals caps the terminals of a sandbox of them. Zero means
+	// DefaultMaxTerminals.
+	MaxTerminals int `json:"max_terminals,omitempty"`
+	// TerminalIdle ends a terminal that nobody looks at and that neither got nor
+	// printed anything for so long. Zero means DefaultTerminalIdle.
+	TerminalIdle time.Duration `json:"terminal_idle,omitempty"`
 }
+
+// HasKernel reports whether the sandbox is for a kernel. The others are for
+// terminals.
+func (c *Config) HasKernel() bool { return c.KernelName != "" || len(c.Spec.Argv) > 0 }
 
 // Defaults of Config.
 const (
 	DefaultLogBytes        = 16 << 20
 	DefaultMaxMessageBytes = 100 << 20
+	DefaultMaxTerminals    = 20
+	DefaultTerminalIdle    = 12 * time.Hour
 )
 
 // Status is the state of an agent's kernel.
@@ -65,6 +86,9 @@ type Status struct {
 	Starts         int           `json:"starts"`      // how often a kernel process was started
 	Replayed       uint64        `json:"replayed"`    // messages sent again after a reconnect, in total
 	Dropped        uint64        `json:"dropped"`     // messages that left the event log before a client got them, in total
+	// Terminals is how many there are. In a sandbox of terminals
+	// ExecutionState is idle, and then dead.
+	Terminals int `json:"terminals,omitempty"`
 }
 
 // Usage is what the sandbox uses now.

@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -115,7 +116,7 @@ func (c *Client) Watch(ctx context.Context, seen func(Status)) error {
 	defer cancel(nil)
 	silent := time.AfterFunc(WatchSilence, func() { cancel(errSilent) })
 	defer silent.Stop()
-	resp, err := c.roundTrip(ctx, http.MethodGet, "/v1/watch")
+	resp, err := c.roundTrip(ctx, http.MethodGet, "/v1/watch", nil)
 	if err != nil {
 		return fmt.Errorf("cannot watch the agent: %w", err)
 	}
@@ -165,10 +166,23 @@ func (c *Client) DialRaw(ctx context.Context) (net.Conn, error) {
 
 // call does a request and decodes the answer.
 func call[T any](ctx context.Context, c *Client, method, path string, timeout time.Duration) (T, error) {
+	return send[T](ctx, c, method, path, nil, timeout)
+}
+
+// send is call with a body: the JSON of in, unless that is nil.
+func send[T any](ctx context.Context, c *Client, method, path string, in any, timeout time.Duration) (T, error) {
 	var v T
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return v, fmt.Errorf("cannot call the agent: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errSilent)
 	defer cancel()
-	resp, err := c.roundTrip(ctx, method, path)
+	resp, err := c.roundTrip(ctx, method, path, body)
 	if err != nil {
 		return v, fmt.Errorf("cannot call the agent: %w", err)
 	}
@@ -176,14 +190,14 @@ func call[T any](ctx context.Context, c *Client, method, path string, timeout ti
 	if resp.StatusCode == http.StatusNoContent {
 		return v, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxBodyBytes+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, MaxBodyBytes+1))
 	switch {
 	case err != nil:
 		return v, fmt.Errorf("cannot call the agent: %w", explain(ctx, err))
-	case len(body) > MaxBodyBytes:
+	case len(answer) > MaxBodyBytes:
 		return v, fmt.Errorf("cannot call the agent: %w: an answer of more than %d bytes", ErrLies, MaxBodyBytes)
 	}
-	if err := json.Unmarshal(body, &v); err != nil {
+	if err := json.Unmarshal(answer, &v); err != nil {
 		return v, fmt.Errorf("cannot call the agent: %w: the answer is not what was asked for", ErrLies)
 	}
 	return v, nil
@@ -191,8 +205,8 @@ func call[T any](ctx context.Context, c *Client, method, path string, timeout ti
 
 // roundTrip does a request on a connection of its own. The answer is a success;
 // its body must be closed.
-func (c *Client) roundTrip(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+func (c *Client) roundTrip(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
 	if err != nil {
 		return nil, err
 	}
