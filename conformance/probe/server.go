@@ -190,6 +190,9 @@ func (s *Server) DeleteKernel(kernel string) error {
 	return s.outside(http.MethodDelete, "api/kernels/"+kernel, nil)
 }
 
+// Delete deletes what is at a path outside of any test.
+func (s *Server) Delete(path string) error { return s.outside(http.MethodDelete, path, nil) }
+
 // KernelIDs lists the kernels that the token sees, outside of any test.
 func (s *Server) KernelIDs() ([]string, error) {
 	var kernels []Kernel
