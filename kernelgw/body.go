@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 	"unicode/utf8"
 )
@@ -32,6 +33,18 @@ func (s *Server) readBody(c *call) ([]byte, error) {
 	// Set by observe for the body. From here on the handler may take its time.
 	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Time{})
 	return body, nil
+}
+
+// readForm reads the body as that of a page's form.
+func (s *Server) readForm(c *call) (err error) {
+	body, err := s.readBody(c)
+	if err != nil {
+		return err
+	}
+	if c.form, err = url.ParseQuery(string(body)); err != nil {
+		return badRequest("The form cannot be read")
+	}
+	return nil
 }
 
 // decode reads the body as one JSON object into v. What v does not name is

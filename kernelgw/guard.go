@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -18,7 +19,9 @@ type call struct {
 	page      string         // the path of the page, escaped, as it should be asked for
 	workspace string         // "" on public routes
 	secure    bool           // the client speaks TLS
-	body      []byte         // all of it, of routes that are not public
+	named     bool           // the path names the workspace, wherever it is mounted
+	body      []byte         // all of it, of routes that are not public and do not stream
+	form      url.Values     // of routes that take one
 }
 
 // guard returns the handler of a route under a mount: it finds out who calls,
@@ -26,8 +29,8 @@ type call struct {
 // then calls the route's own.
 func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 	return func(ec echo.Context) error {
-		ec.Set(matched, true)
-		c := &call{Context: ec, base: s.base, secure: s.secure(ec.Request())}
+		ec.Set(matched, trimmed(route.At(s.base, m)))
+		c := &call{Context: ec, base: s.base, secure: s.secure(ec.Request()), named: strings.Contains(route.Path, ":workspace")}
 		credentials := auth.ReadCredentials(ec.Request(), cookieName(ec.Request(), s.base, c.secure))
 		switch m {
 		case Workspace:
@@ -40,6 +43,9 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 			c.page = c.base
 		}
 		s.allowOrigin(c, s.origins.Listed(ec.Request()) != "")
+		if route.streams {
+			s.stream(c)
+		}
 		if route.Access == auth.Public || (route.Path == metricsPath && s.isMetricsToken(credentials)) {
 			return route.handle(s, c)
 		}
@@ -52,6 +58,11 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 		c.who = who
 		if who.Owner {
 			ec.Set(owner, true)
+		}
+		if route.form {
+			if err := s.readForm(c); err != nil {
+				return err
+			}
 		}
 		if who.Method == auth.MethodCookie || who.Method == auth.MethodBasic {
 			if err := s.notTricked(c, route); err != nil {
@@ -69,7 +80,7 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 				return err
 			}
 		}
-		if route.Access != auth.Socket {
+		if route.Access != auth.Socket && !route.streams && !route.form {
 			if c.body, err = s.readBody(c); err != nil {
 				return err
 			}
@@ -81,7 +92,7 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 // workspaceOf returns the workspace that a call is for. One that is not the
 // caller's is answered like one that does not exist.
 func workspaceOf(c *call, m Mount) (string, error) {
-	if m == Workspace {
+	if m == Workspace || c.named {
 		if w := c.pathParam("workspace"); c.who.Member(w) {
 			return w, nil
 		}
@@ -124,7 +135,7 @@ func (s *Server) notTricked(c *call, route Route) error {
 	r := c.Request()
 	reads := (r.Method == http.MethodGet || r.Method == http.MethodHead) && route.Access != auth.Socket
 	basic := c.who.Method == auth.MethodBasic
-	if basic && reads {
+	if basic && reads && !route.private {
 		return nil
 	}
 	if !s.trusted.Allow(r, c.secure) {
@@ -133,13 +144,13 @@ func (s *Server) notTricked(c *call, route Route) error {
 		}
 		return forbidden("Cross-origin requests are not allowed")
 	}
-	if route.Access != auth.Page && auth.CrossSite(r) && s.trusted.Listed(r) == "" {
+	if (route.Access != auth.Page || route.private || !reads) && auth.CrossSite(r) && s.trusted.Listed(r) == "" {
 		return forbidden("Cross-site requests are not allowed")
 	}
 	if basic || reads || route.Access == auth.Socket {
 		return nil
 	}
-	if !auth.XSRFRepeated(r, "") {
+	if !auth.XSRFRepeated(r, c.form.Get("_xsrf")) {
 		return forbidden("'_xsrf' argument missing from " + r.Method)
 	}
 	return nil
@@ -189,17 +200,4 @@ func (s *Server) loggedInAs(c *call, cookie string) (auth.Principal, bool) {
 	r := c.Request()
 	p, err := s.o.Users.Authenticate(auth.WithCredentials(r.Context(), auth.Credentials{Cookie: cookie}), r)
 	return p, err == nil
-}
-
-// pathParam returns a path parameter, decoded.
-func (c *call) pathParam(name string) string {
-	value := c.Param(name)
-	if c.Request().URL.RawPath == "" {
-		return value // the router saw the decoded path
-	}
-	decoded, err := url.PathUnescape(value)
-	if err != nil {
-		return ""
-	}
-	return decoded
 }

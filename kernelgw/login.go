@@ -3,7 +3,6 @@ package kernelgw
 import (
 	"errors"
 	"net/http"
-	"net/url"
 
 	"kernelgw/auth"
 )
@@ -48,14 +47,10 @@ func (s *Server) postLogin(c *call) error {
 	if !s.trusted.Allow(r, c.secure) || auth.CrossSite(r) {
 		return forbidden("Cross-site logins are not allowed")
 	}
-	body, err := s.readBody(c)
-	if err != nil {
+	if err := s.readForm(c); err != nil {
 		return err
 	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return badRequest("The form cannot be read")
-	}
+	form := c.form
 	if !auth.XSRFRepeated(r, form.Get("_xsrf")) {
 		return forbidden("'_xsrf' argument missing from POST")
 	}

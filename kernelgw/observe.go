@@ -85,14 +85,14 @@ func accessLevel(route string, status int) slog.Level {
 
 // routeLabel is the pattern of the matched route: one of a fixed set.
 func routeLabel(c echo.Context) string {
-	if c.Get(matched) == nil {
-		return "none"
+	if pattern, ok := c.Get(matched).(string); ok {
+		return pattern
 	}
-	return c.Path()
+	return "none"
 }
 
-// matched is the context's mark that a route of the table was found: echo names
-// a path also where it found none.
+// matched is the context's mark of the pattern of the route that was found: echo
+// names a path also where it found none.
 const matched = "kernelgw.matched"
 
 func methodLabel(m string) string {

@@ -36,8 +36,22 @@ type Route struct {
 	Mounts []Mount
 	Doc    string
 
-	handle func(*Server, *call) error
+	handle  func(*Server, *call) error
+	streams bool // the handler reads and bounds the request's body, and may take long
+	form    bool // the page's form repeats the XSRF cookie
+	private bool // a page of another site may not even read it with the user's cookie
 }
+
+// row returns a Route.
+func row(method, path string, access auth.Access, mounts []Mount, doc string, handle func(*Server, *call) error) Route {
+	return Route{Method: method, Path: path, Access: access, Mounts: mounts, Doc: doc, handle: handle}
+}
+
+func (r Route) streaming() Route { r.streams = true; return r }
+
+func (r Route) byForm() Route { r.form = true; return r }
+
+func (r Route) sameSite() Route { r.private = true; return r }
 
 // At returns the route's path under a mount and a base URL.
 func (r Route) At(base string, m Mount) string {
@@ -56,55 +70,55 @@ const metricsPath = "metrics"
 func Routes() []Route {
 	const get, post, patch, del = http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete
 	table := []Route{
-		{get, "api", auth.Public, everywhere, "Version, as a jupyter_server tells it", (*Server).getVersion},
-		{get, "api/me", auth.API, everywhere, "Who the caller is and what it may do", (*Server).getMe},
-		{patch, "api/me", auth.API, everywhere, "Change the caller's color", (*Server).patchMe},
-		{get, "api/status", auth.API, everywhere, "Activity of the workspace", (*Server).getStatus},
+		row(get, "api", auth.Public, everywhere, "Version, as a jupyter_server tells it", (*Server).getVersion),
+		row(get, "api/me", auth.API, everywhere, "Who the caller is and what it may do", (*Server).getMe),
+		row(patch, "api/me", auth.API, everywhere, "Change the caller's color", (*Server).patchMe),
+		row(get, "api/status", auth.API, everywhere, "Activity of the workspace", (*Server).getStatus),
 
-		{get, "api/kernelspecs", auth.API, everywhere, "Kernelspecs of the image", (*Server).listKernelspecs},
-		{get, "api/kernelspecs/:name", auth.API, everywhere, "One kernelspec", (*Server).getKernelspec},
-		{get, "kernelspecs/:name/:file", auth.API, everywhere, "Logo of a kernelspec", (*Server).getKernelspecFile},
-		{http.MethodHead, "kernelspecs/:name/:file", auth.API, everywhere, "Logo of a kernelspec, headers only", (*Server).getKernelspecFile},
+		row(get, "api/kernelspecs", auth.API, everywhere, "Kernelspecs of the image", (*Server).listKernelspecs),
+		row(get, "api/kernelspecs/:name", auth.API, everywhere, "One kernelspec", (*Server).getKernelspec),
+		row(get, "kernelspecs/:name/:file", auth.API, everywhere, "Logo of a kernelspec", (*Server).getKernelspecFile),
+		row(http.MethodHead, "kernelspecs/:name/:file", auth.API, everywhere, "Logo of a kernelspec, headers only", (*Server).getKernelspecFile),
 
-		{get, "api/kernels", auth.API, everywhere, "Kernels of the workspace", (*Server).listKernels},
-		{post, "api/kernels", auth.API, everywhere, "Start a kernel", (*Server).startKernel},
-		{get, "api/kernels/:id", auth.API, everywhere, "One kernel", (*Server).getKernel},
-		{del, "api/kernels/:id", auth.API, everywhere, "Shut a kernel down", (*Server).deleteKernel},
-		{post, "api/kernels/:id/interrupt", auth.API, everywhere, "Interrupt a kernel", (*Server).interruptKernel},
-		{post, "api/kernels/:id/restart", auth.API, everywhere, "Restart a kernel", (*Server).restartKernel},
-		{get, "api/kernels/:id/channels", auth.Socket, everywhere, "WebSocket to a kernel", (*Server).channels},
+		row(get, "api/kernels", auth.API, everywhere, "Kernels of the workspace", (*Server).listKernels),
+		row(post, "api/kernels", auth.API, everywhere, "Start a kernel", (*Server).startKernel),
+		row(get, "api/kernels/:id", auth.API, everywhere, "One kernel", (*Server).getKernel),
+		row(del, "api/kernels/:id", auth.API, everywhere, "Shut a kernel down", (*Server).deleteKernel),
+		row(post, "api/kernels/:id/interrupt", auth.API, everywhere, "Interrupt a kernel", (*Server).interruptKernel),
+		row(post, "api/kernels/:id/restart", auth.API, everywhere, "Restart a kernel", (*Server).restartKernel),
+		row(get, "api/kernels/:id/channels", auth.Socket, everywhere, "WebSocket to a kernel", (*Server).channels),
 
-		{get, "api/sessions", auth.API, everywhere, "Sessions of the workspace", (*Server).listSessions},
-		{post, "api/sessions", auth.API, everywhere, "Open a session", (*Server).createSession},
-		{get, "api/sessions/:id", auth.API, everywhere, "One session", (*Server).getSession},
-		{patch, "api/sessions/:id", auth.API, everywhere, "Rename a session or change its kernel", (*Server).patchSession},
-		{del, "api/sessions/:id", auth.API, everywhere, "End a session and its kernel", (*Server).deleteSession},
+		row(get, "api/sessions", auth.API, everywhere, "Sessions of the workspace", (*Server).listSessions),
+		row(post, "api/sessions", auth.API, everywhere, "Open a session", (*Server).createSession),
+		row(get, "api/sessions/:id", auth.API, everywhere, "One session", (*Server).getSession),
+		row(patch, "api/sessions/:id", auth.API, everywhere, "Rename a session or change its kernel", (*Server).patchSession),
+		row(del, "api/sessions/:id", auth.API, everywhere, "End a session and its kernel", (*Server).deleteSession),
 
-		{post, "api/shutdown", auth.API, browsers, "Stop the server: for the single-user owner only", (*Server).postShutdown},
-		{post, "api/security/csp-report", auth.Public, browsers, "Takes reports of browsers and drops them", (*Server).postCSPReport},
+		row(post, "api/shutdown", auth.API, browsers, "Stop the server: for the single-user owner only", (*Server).postShutdown),
+		row(post, "api/security/csp-report", auth.Public, browsers, "Takes reports of browsers and drops them", (*Server).postCSPReport),
 
-		{get, "v1/capabilities", auth.API, baseOnly, "The caller's capabilities, without their secrets", (*Server).listCapabilities},
-		{post, "v1/capabilities", auth.API, baseOnly, "Make a capability for one workspace; only this answer has its secret, in path and url. " +
-			"nbclient lower-cases its base URL and replaces each http in it: a server whose own base URL has capitals or http does not work with it", (*Server).createCapability},
-		{del, "v1/capabilities/:id", auth.API, baseOnly, "Revoke a capability", (*Server).deleteCapability},
+		row(get, "v1/capabilities", auth.API, baseOnly, "The caller's capabilities, without their secrets", (*Server).listCapabilities),
+		row(post, "v1/capabilities", auth.API, baseOnly, "Make a capability for one workspace; only this answer has its secret, in path and url. "+
+			"nbclient lower-cases its base URL and replaces each http in it: a server whose own base URL has capitals or http does not work with it", (*Server).createCapability),
+		row(del, "v1/capabilities/:id", auth.API, baseOnly, "Revoke a capability", (*Server).deleteCapability),
 
-		{get, "", auth.Page, everywhere, "How to connect each client", (*Server).connectPage},
-		{get, "tree", auth.Page, everywhere, "As /", (*Server).connectPage},
-		{get, "tree/*", auth.Page, everywhere, "As /", (*Server).connectPage},
-		{get, "lab", auth.Page, everywhere, "As /", (*Server).connectPage},
-		{get, "lab/tree/*", auth.Page, everywhere, "As /", (*Server).connectPage},
-		{get, "", auth.Public, []Mount{Host}, "To the base URL, where that is not / itself", (*Server).getRoot},
-		{get, "login", auth.Public, browsers, "Login form", (*Server).getLogin},
-		{post, "login", auth.Public, browsers, "Log in with a token as the password", (*Server).postLogin},
-		{get, "logout", auth.Public, browsers, "Log out", (*Server).getLogout},
-		{get, "favicon.ico", auth.Public, baseOnly, "Icon", (*Server).getFavicon},
-		{get, "robots.txt", auth.Public, []Mount{Host}, "Keeps crawlers out", (*Server).getRobots},
+		row(get, "", auth.Page, everywhere, "How to connect each client", (*Server).connectPage),
+		row(get, "tree", auth.Page, everywhere, "As /", (*Server).connectPage),
+		row(get, "tree/*", auth.Page, everywhere, "As /", (*Server).connectPage),
+		row(get, "lab", auth.Page, everywhere, "As /", (*Server).connectPage),
+		row(get, "lab/tree/*", auth.Page, everywhere, "As /", (*Server).connectPage),
+		row(get, "", auth.Public, []Mount{Host}, "To the base URL, where that is not / itself", (*Server).getRoot),
+		row(get, "login", auth.Public, browsers, "Login form", (*Server).getLogin),
+		row(post, "login", auth.Public, browsers, "Log in with a token as the password", (*Server).postLogin),
+		row(get, "logout", auth.Public, browsers, "Log out", (*Server).getLogout),
+		row(get, "favicon.ico", auth.Public, baseOnly, "Icon", (*Server).getFavicon),
+		row(get, "robots.txt", auth.Public, []Mount{Host}, "Keeps crawlers out", (*Server).getRobots),
 
-		{get, "healthz", auth.Public, probes, "200 while the process serves", (*Server).getHealth},
-		{http.MethodHead, "healthz", auth.Public, probes, "As GET, headers only", (*Server).getHealth},
-		{get, "readyz", auth.Public, probes, "200 when kernels are adopted and the server is not draining, else 503", (*Server).getReady},
-		{http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady},
-		{get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics},
+		row(get, "healthz", auth.Public, probes, "200 while the process serves", (*Server).getHealth),
+		row(http.MethodHead, "healthz", auth.Public, probes, "As GET, headers only", (*Server).getHealth),
+		row(get, "readyz", auth.Public, probes, "200 when kernels are adopted and the server is not draining, else 503", (*Server).getReady),
+		row(http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady),
+		row(get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics),
 	}
 	return append(table, preflights(table)...)
 }

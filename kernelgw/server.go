@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -164,7 +165,8 @@ func New(o Options) (*Server, error) {
 func (s *Server) register(table []Route) {
 	s.echo.Pre(trimSlash)
 	s.echo.Use(s.observe)
-	seen := map[string]bool{}
+	seen, heads := map[string]bool{}, []string{}
+	endings := map[string][]ending{}
 	for _, r := range table {
 		if r.Path == metricsPath && s.o.MetricsPublic {
 			r.Access = auth.Public
@@ -174,9 +176,18 @@ func (s *Server) register(table []Route) {
 			// With "/" as the base URL, the host's root is the same place.
 			if key := r.Method + " " + path; !seen[key] {
 				seen[key] = true
-				s.echo.Add(r.Method, path, s.guard(r, m))
+				head, segments := cutEnding(path)
+				head = r.Method + " " + head
+				if endings[head] == nil {
+					heads = append(heads, head)
+				}
+				endings[head] = append(endings[head], ending{segments, s.guard(r, m)})
 			}
 		}
+	}
+	for _, head := range heads {
+		method, path, _ := strings.Cut(head, " ")
+		s.echo.Add(method, path, choose(endings[head]))
 	}
 }
 
