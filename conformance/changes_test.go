@@ -251,9 +251,18 @@ func untitledNames(t testing.TB, s *target) {
 	dir := folder(t, s)
 	var got []string
 	for _, body := range []any{
-		nil, map[string]any{}, map[string]any{"type": "file"}, map[string]any{"type": "file", "ext": ".txt"}, map[string]any{"type": "file", "ext": ".txt"},
-		map[string]any{"ext": ".md"}, map[string]any{"type": "notebook"}, map[string]any{"type": "notebook"}, map[string]any{"ext": ".ipynb"},
-		map[string]any{"type": "directory"}, map[string]any{"type": "directory"}, map[string]any{"type": "directory"},
+		nil,
+		map[string]any{},
+		map[string]any{"type": "file"},
+		map[string]any{"type": "file", "ext": ".txt"},
+		map[string]any{"type": "file", "ext": ".txt"},
+		map[string]any{"ext": ".md"},
+		map[string]any{"type": "notebook"},
+		map[string]any{"type": "notebook"},
+		map[string]any{"ext": ".ipynb"},
+		map[string]any{"type": "directory"},
+		map[string]any{"type": "directory"},
+		map[string]any{"type": "directory"},
 	} {
 		got = append(got, post(t, s, dir, body))
 	}

@@ -116,7 +116,7 @@ func allChecks() []check {
 	for _, some := range [][]check{
 		serverChecks, specChecks, kernelChecks, sessionChecks, authChecks, originChecks,
 		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
-		contentsChecks, changeChecks, checkpointChecks,
+		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
 	} {
 		all = append(all, some...)
 	}

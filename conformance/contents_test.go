@@ -441,10 +441,21 @@ func contentsWithoutCredentials(t testing.TB, s *target) {
 	write(t, s, dir+"/a.txt", "secret")
 	at := contentsAt(dir + "/a.txt")
 	for _, r := range [][2]string{
-		{"GET", at}, {"PUT", at}, {"PATCH", at}, {"DELETE", at}, {"POST", contentsAt(dir)},
-		{"GET", at + "/checkpoints"}, {"POST", at + "/checkpoints"}, {"POST", at + "/checkpoints/x"}, {"DELETE", at + "/checkpoints/x"},
-		{"POST", contentsAt(dir+"/n.ipynb") + "/trust"}, {"GET", contentsAt(dir + "/none")},
-		{"GET", "api/terminals"}, {"POST", "api/terminals"}, {"GET", "api/terminals/1"}, {"DELETE", "api/terminals/1"},
+		{"GET", at},
+		{"PUT", at},
+		{"PATCH", at},
+		{"DELETE", at},
+		{"POST", contentsAt(dir)},
+		{"GET", at + "/checkpoints"},
+		{"POST", at + "/checkpoints"},
+		{"POST", at + "/checkpoints/x"},
+		{"DELETE", at + "/checkpoints/x"},
+		{"POST", contentsAt(dir+"/n.ipynb") + "/trust"},
+		{"GET", contentsAt(dir + "/none")},
+		{"GET", "api/terminals"},
+		{"POST", "api/terminals"},
+		{"GET", "api/terminals/1"},
+		{"DELETE", "api/terminals/1"},
 		{"GET", "api/config/x"},
 	} {
 		answer := s.Do(t, r[0], r[1], nil, probe.Anonymous)
