@@ -2,8 +2,10 @@ package contents
 
 import "net/http"
 
-type uploadKey struct{}
-type upload struct{}
+type (
+	uploadKey struct{}
+	upload    struct{}
+)
 
 var notYet = fail(http.StatusNotImplemented, "Not yet")
 
