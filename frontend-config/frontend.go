@@ -5,11 +5,13 @@
 package frontend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
+	"os"
+	"sync"
 	"time"
 )
 
@@ -25,7 +27,8 @@ type Documents interface {
 
 // Options configure a Frontend. Dir and Documents are required.
 type Options struct {
-	// Dir is what scripts/setup-frontend.sh made.
+	// Dir is what scripts/setup-frontend.sh made. It may hold further federated
+	// extensions in its labextensions.
 	Dir string
 	// Documents keeps what users change.
 	Documents Documents
@@ -37,14 +40,16 @@ type Options struct {
 	IsDirectory func(ctx context.Context, workspace, path string) (bool, error)
 	// Terminals says that the server has terminals.
 	Terminals bool
-	// AppName is in the browser's title bar; default JupyterLab.
+	// AppName is in Lab's title bar; default JupyterLab.
 	AppName string
 	// Overrides replace defaults of settings: plugin id, then key. They win over
 	// our secure ones.
 	Overrides map[string]map[string]any
 	// DisabledExtensions are plugins, or extensions with all their plugins, that
-	// do not start, besides those that would not be safe.
+	// do not start, besides those that would not be safe or have no server here.
 	DisabledExtensions []string
+	// PageConfig is added to the page config of every page, and wins.
+	PageConfig map[string]any
 	// CustomCSS is served as custom/custom.css and linked in every page; "" means
 	// none.
 	CustomCSS string
@@ -84,9 +89,10 @@ func errorf(status int, format string, args ...any) error {
 
 // Frontend serves the pages and what they need. Its handlers are methods, for
 // the caller's route table. They set Content-Type and Cache-Control, and leave
-// security headers to their caller, who should let pages, workers and styles
-// load what they name (contract 1.6). Those that take a body read it from the
-// request, and bound it. An error is an *Error, and nothing was written then.
+// security headers to their caller, who must let pages, workers and styles
+// load what they name (contract 1.6): no default-src on pages and static files.
+// Those that take a body read it from the request, and bound it. An error is an
+// *Error, and nothing was written then.
 //
 // Safe for concurrent use.
 //
@@ -111,7 +117,19 @@ func errorf(status int, format string, args ...any) error {
 //	POST              lab/api/extensions, plugins  ChangeExtensions
 //	GET               lsp/status                   LSPStatus
 //	GET, PUT, PATCH   api/config/*                 GetConfig, PutConfig, PatchConfig
-type Frontend struct{ o Options }
+type Frontend struct {
+	// set at construction
+	o          Options
+	root       *os.Root
+	files      files
+	lab        app
+	notebook   app
+	extensions []extension
+	settings   map[string]*setting
+	ids        []string // of settings, sorted
+
+	patching [64]sync.Mutex // by owner and section: see PatchConfig
+}
 
 // New reads the front end's files. Its error says what is missing in Dir.
 func New(o Options) (*Frontend, error) {
@@ -121,7 +139,38 @@ func New(o Options) (*Frontend, error) {
 	case o.Documents == nil:
 		return nil, errors.New("no place for settings and layouts")
 	}
-	return &Frontend{o: o}, nil
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.AppName = cmp.Or(o.AppName, "JupyterLab")
+	root, err := os.OpenRoot(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the front end, which make frontend fetches: %w", err)
+	}
+	f := &Frontend{o: o, root: root}
+	if err := f.load(); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("cannot read the front end in %s, which make frontend fetches: %w", o.Dir, err)
+	}
+	return f, nil
 }
 
-func unmade() error { return errorf(http.StatusNotImplemented, "Not made yet") }
+// load reads what answers are made of, in the order in which one part needs
+// another.
+func (f *Frontend) load() (err error) {
+	if f.extensions, err = readExtensions(f.root.FS()); err != nil {
+		return err
+	}
+	if f.files, err = readFiles(f.root.FS(), f.extensions); err != nil {
+		return err
+	}
+	if f.lab, err = readLab(f.root.FS()); err != nil {
+		return err
+	}
+	if f.notebook, err = readNotebook(f.root.FS()); err != nil {
+		return err
+	}
+	f.settings, f.ids, err = readSettings(f.root.FS(), f.extensions, f.o)
+	return err
+}
+
+// Close ends the use of Dir. Handlers must not be called afterwards.
+func (f *Frontend) Close() error { return f.root.Close() }
