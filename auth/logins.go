@@ -10,8 +10,8 @@ import (
 var (
 	// ErrNotFound: there is no such capability, or it is another user's.
 	ErrNotFound = errors.New("capability does not exist")
-	// ErrTooMany: the user has as many capabilities as it may.
-	ErrTooMany = errors.New("too many capabilities")
+	// ErrTooMany: the user has as many capabilities, or workspaces, as it may.
+	ErrTooMany = errors.New("too many")
 )
 
 // Logins makes and ends the logins of browsers. Safe for concurrent use.

@@ -33,7 +33,7 @@ func (a *Authenticator) Grant(ctx context.Context, p auth.Principal, c auth.Capa
 		return "", auth.Capability{}, err
 	}
 	if len(own) >= maxCapabilities {
-		return "", auth.Capability{}, fmt.Errorf("%w: at most %d, revoke some", auth.ErrTooMany, maxCapabilities)
+		return "", auth.Capability{}, fmt.Errorf("%w capabilities: at most %d, revoke some", auth.ErrTooMany, maxCapabilities)
 	}
 	secret := auth.NewSecret()
 	id := Hash(secret)

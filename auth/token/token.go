@@ -61,8 +61,8 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Authenticator implements auth.Authenticator, auth.Logins and
-// auth.Capabilities for a list of users. Safe for concurrent use.
+// Authenticator implements auth.Authenticator, auth.Logins, auth.Capabilities
+// and auth.Workspaces for a list of users. Safe for concurrent use.
 type Authenticator struct {
 	store    registry.Store // set at construction
 	log      *slog.Logger   // set at construction
@@ -70,7 +70,8 @@ type Authenticator struct {
 	failures *failures      // set at construction
 
 	mu    sync.RWMutex
-	users []User // guarded by mu
+	users []User              // guarded by mu
+	made  map[string][]string // guarded by mu; full names of the workspaces that users made, by user
 }
 
 // New returns an Authenticator, or says what is wrong with the users. Close it.
@@ -79,7 +80,11 @@ func New(o Options) (*Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authenticator{store: o.Store, log: o.Log, live: newLive(), failures: newFailures(o.Log), users: users}, nil
+	made, err := madeWorkspaces(context.Background(), o.Store)
+	if err != nil {
+		return nil, err
+	}
+	return &Authenticator{store: o.Store, log: o.Log, live: newLive(), failures: newFailures(o.Log), users: users, made: made}, nil
 }
 
 // Close releases the Authenticator's timers. Principals are not revoked.
@@ -209,17 +214,17 @@ func (a *Authenticator) token(token string, m auth.Method) (auth.Principal, bool
 	if found == nil {
 		return auth.Principal{}, false
 	}
-	p := principal(*found, m, credential)
+	p := principal(a.withMade(*found), m, credential)
 	p.Revoked = a.live.watch("token "+credential, owner{user: found.Name, credential: credential, workspaces: p.Workspaces})
 	return p, true
 }
 
-// user returns the user of that name if it still has the credential. a.mu is
-// held.
+// user returns the user of that name, with all workspaces, if it still has the
+// credential. a.mu is held.
 func (a *Authenticator) user(name, credential string) (User, bool) {
 	for _, u := range a.users {
 		if u.Name == name && slices.Contains(u.TokenHashes, credential) {
-			return u, true
+			return a.withMade(u), true
 		}
 	}
 	return User{}, false

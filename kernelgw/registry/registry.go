@@ -24,6 +24,7 @@ const (
 	Sessions     Kind = "sessions"
 	Logins       Kind = "logins"
 	Capabilities Kind = "capabilities"
+	Workspaces   Kind = "workspaces"
 )
 
 // Record is one document.
