@@ -73,6 +73,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return call[Status](ctx, c, http.MethodGet, "/v1/status", callTimeout)
 }
 
+// Usage returns what the sandbox uses.
+func (c *Client) Usage(ctx context.Context) (Usage, error) {
+	return call[Usage](ctx, c, http.MethodGet, "/v1/usage", callTimeout)
+}
+
 // Interrupt interrupts the kernel, in the way that its kernelspec says.
 func (c *Client) Interrupt(ctx context.Context) error {
 	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/kernel/interrupt", callTimeout)
