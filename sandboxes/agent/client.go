@@ -22,6 +22,7 @@ type client struct {
 	mu   sync.Mutex
 	sent uint64 // guarded by mu: the highest number ever written to it
 	seen uint64 // guarded by mu: all up to here it has, although it did not acknowledge it
+	told uint64 // guarded by mu: the number of the last "restarting" that was written to it
 }
 
 // Limits on what is remembered of clients that are away.

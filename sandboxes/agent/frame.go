@@ -18,6 +18,8 @@ type frame struct {
 	legacy []byte // in the legacy encoding; nil when no socket wanted it at the time
 	// buffers says that the message has any, so that legacy is a binary frame.
 	buffers bool
+	// restarting says that it is the agent's own "restarting".
+	restarting bool
 }
 
 // largeMessage is the size from which a message is kept in the memory that it

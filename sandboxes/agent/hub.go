@@ -26,8 +26,7 @@ type hub struct {
 	pace       pacer
 	inbound    inbound
 
-	session   atomic.Pointer[string] // the kernel's own session id, as last seen
-	restarted atomic.Uint64          // number of the last "restarting"
+	session atomic.Pointer[string] // the kernel's own session id, as last seen
 
 	parent parentCache // owned by the caller of fromKernel
 
@@ -162,21 +161,17 @@ func unquoted(raw []byte) []byte {
 
 // publishStatus tells all clients a state that the agent knows of.
 func (h *hub) publishStatus(state jupyter.State) {
-	seq := h.publish(jupyter.NewStatus(state, *h.session.Load()), kindStatus)
-	if state == jupyter.Restarting {
-		h.restarted.Store(seq)
-	}
+	e := entry(jupyter.NewStatus(state, *h.session.Load()), "", kindStatus, h.legacy.Load() > 0)
+	e.Value.restarting = state == jupyter.Restarting
+	h.events.Append(e)
+	h.wake()
 }
 
 // publishError shows text where the running cell's output is.
 func (h *hub) publishError(text string, cell []byte) {
-	h.publish(jupyter.NewStream("stderr", text+"\n", *h.session.Load(), cell), kindError)
-}
-
-func (h *hub) publish(m *jupyter.Message, kind kind) (seq uint64) {
-	seq = h.events.Append(entry(m, "", kind, h.legacy.Load() > 0))
+	m := jupyter.NewStream("stderr", text+"\n", *h.session.Load(), cell)
+	h.events.Append(entry(m, "", kindError, h.legacy.Load() > 0))
 	h.wake()
-	return seq
 }
 
 func (h *hub) wake() {

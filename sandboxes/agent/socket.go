@@ -157,11 +157,8 @@ func (s *socket) close(code int, reason string, drain bool) {
 // be told again would make it drop what it has asked the new kernel, and leave
 // once more; so who leaves after that was written has it.
 func (s *socket) left() {
-	restarted := s.hub.restarted.Load()
 	s.client.mu.Lock()
-	if restarted <= s.client.sent {
-		s.client.seen = max(s.client.seen, restarted)
-	}
+	s.client.seen = max(s.client.seen, s.client.told)
 	s.client.mu.Unlock()
 }
 
@@ -343,6 +340,11 @@ func (s *socket) write(items []eventlog.Item[frame]) error {
 	s.client.mu.Lock()
 	sent, seen := s.client.sent, s.client.seen
 	s.client.sent = max(sent, s.cursor.Seq())
+	for i := range items {
+		if e := &items[i].Entry; e.Value.restarting {
+			s.client.told = e.Seq
+		}
+	}
 	s.client.mu.Unlock()
 	for i := range items {
 		item := &items[i]
