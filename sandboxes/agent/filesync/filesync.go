@@ -1,0 +1,417 @@
+// Package filesync keeps a directory of a sandbox the same as a workspace, whose
+// truth the gateway has: it pulls the workspace at the start, and then carries
+// changes both ways over the link of package agentapi. It knows files and the
+// link, and nothing of kernels.
+//
+// The directory belongs to the kernel, which is hostile and changes it at any
+// moment: each file is reached from the directory's descriptor without following
+// a link (tree.go), and nothing of it is believed to be as it was a moment ago.
+//
+// Each path is one question with three sides: what is here, what is in the
+// store, and what both were when they were last the same (table.go). reconcile.go
+// answers it; queue.go says which paths to ask about, because of a change seen
+// here (watch.go), one told by the store, or a look at everything. Where both
+// sides changed, the store's version keeps the name and the sandbox's is kept
+// beside it.
+package filesync
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path"
+	"sync"
+	"time"
+
+	"kernelgw/sandboxes/agentapi"
+)
+
+// Options are what a Syncer needs.
+type Options struct {
+	Config agentapi.FilesConfig
+	// Dir is the directory that is kept as the workspace. It exists, and no
+	// part of its path is the kernel's to change.
+	Dir string
+	// Owner is whose the files are; nil means this process's own user. Files of
+	// others are not read.
+	Owner *Owner
+	// Notice tells the user something, once; nil means nobody.
+	Notice func(text string)
+	Log    *slog.Logger // nil discards it
+}
+
+// Owner is an operating system user by number.
+type Owner struct{ UID, GID uint32 }
+
+// Times that rule a Syncer.
+const (
+	settle       = 250 * time.Millisecond // from the last change of a file to its upload
+	settleAtMost = time.Second            // from the first change, if it does not stop
+	rescanEvery  = 30 * time.Second       // where inotify misses something
+	resyncEvery  = 5 * time.Minute        // where another gateway changed something
+	retryFirst   = 200 * time.Millisecond
+	retryLast    = 30 * time.Second
+)
+
+// Transfers that go on at a time.
+const (
+	smallWorkers = 12
+	largeWorkers = 2
+	smallBytes   = 1 << 20 // a larger file waits for one of the large workers
+)
+
+// Syncer keeps one directory. Make one with New, and call Run once. All other
+// methods are safe for concurrent use.
+type Syncer struct {
+	// set at construction
+	o       Options
+	tree    *tree
+	table   *table
+	queue   *queue
+	notices *notices
+	watch   *watcher
+	pulled  chan struct{} // closed when what the kernel needs is here
+	started chan struct{} // closed when the kernel was started
+	rescans chan chan struct{}
+	once    struct{ pulled, started sync.Once }
+
+	mu      sync.Mutex
+	using   *remote       // guarded by mu; the newest link
+	link    *remote       // guarded by mu; that link when it was compared with; nil while there is none
+	changed chan struct{} // guarded by mu; closed and replaced when link changes
+	later   []change      // guarded by mu; large files, for after the start of the kernel
+	closed  bool          // guarded by mu
+	links   sync.WaitGroup
+}
+
+// New returns a Syncer that does nothing until Run.
+func New(o Options) (*Syncer, error) {
+	o.Config.StartPatience = cmp.Or(o.Config.StartPatience, agentapi.DefaultFilesPatience)
+	o.Config.LargeBytes = cmp.Or(o.Config.LargeBytes, agentapi.DefaultLargeFile)
+	o.Config.MaxFileBytes = cmp.Or(o.Config.MaxFileBytes, agentapi.DefaultMaxFile)
+	for _, pattern := range o.Config.Ignore {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, fmt.Errorf("cannot sync files: pattern %q to ignore: %w", pattern, err)
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	t, err := openTree(o.Dir, o.Owner)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sync files: %w", err)
+	}
+	s := &Syncer{
+		o: o, tree: t, table: newTable(), queue: newQueue(),
+		notices: &notices{tell: o.Notice, log: o.Log},
+		watch:   newWatcher(o.Dir),
+		pulled:  make(chan struct{}), started: make(chan struct{}),
+		rescans: make(chan chan struct{}), changed: make(chan struct{}),
+	}
+	// What is here now came with the image: it is nobody's work.
+	s.watch.add("")
+	s.walk("", func(p string, st stat) {
+		s.table.set(p, synced{stat: st, kept: true})
+		if st.kind == directory {
+			s.watch.add(p)
+		}
+	})
+	return s, nil
+}
+
+// Run syncs until ctx ends. When it returns, all goroutines and links of the
+// Syncer have ended.
+func (s *Syncer) Run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	workers.Go(func() { s.watch.run(ctx, s.seen, s.missed) })
+	workers.Go(func() { s.rescan(ctx) })
+	for range smallWorkers {
+		workers.Go(func() { s.work(ctx, false) })
+	}
+	for range largeWorkers {
+		workers.Go(func() { s.work(ctx, true) })
+	}
+	<-ctx.Done()
+	cancel()
+	s.mu.Lock()
+	s.closed = true
+	if s.using != nil {
+		s.using.close()
+	}
+	s.mu.Unlock()
+	workers.Wait()
+	s.links.Wait()
+	s.tree.close()
+}
+
+// WaitPulled waits until what the kernel needs at its start is in the directory,
+// or ctx ends, or for as long as the configuration allows. It says what is
+// missing then.
+func (s *Syncer) WaitPulled(ctx context.Context) error {
+	select {
+	case <-s.pulled:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(s.o.Config.StartPatience):
+	}
+	st := s.Status()
+	if !st.Linked {
+		return errors.New("the files of the workspace are not here yet: the gateway does not bring them")
+	}
+	return fmt.Errorf("the files of the workspace are not all here yet: %d are on their way", st.Waiting)
+}
+
+// KernelStarted says that the kernel runs: large files may come now.
+func (s *Syncer) KernelStarted() { s.once.started.Do(func() { close(s.started) }) }
+
+// Status returns how the files are.
+func (s *Syncer) Status() agentapi.FilesStatus {
+	st := agentapi.FilesStatus{Linked: s.current() != nil}
+	st.Pulled = isClosed(s.pulled)
+	st.Files, st.Kept = s.table.count()
+	st.Waiting, st.Local, st.WaitBytes = s.queue.count()
+	s.mu.Lock()
+	st.Waiting += len(s.later)
+	for _, c := range s.later {
+		st.WaitBytes += c.size
+	}
+	s.mu.Unlock()
+	st.Conflicts, st.Notice = s.notices.summary()
+	return st
+}
+
+// Flush waits until all that was written in the directory before the call is in
+// the store, or ctx ends.
+func (s *Syncer) Flush(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case s.rescans <- done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if !s.queue.waitLocal(ctx) {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// Link uses conn, which it closes, until it breaks. It ends the link before.
+func (s *Syncer) Link(ctx context.Context, conn net.Conn) error {
+	r, err := newRemote(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("cannot use a link for files: %w", err)
+	}
+	defer r.close()
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errors.New("files are not synced any more")
+	}
+	s.links.Add(1)
+	defer s.links.Done()
+	if s.using != nil {
+		s.using.close()
+	}
+	s.using = r
+	s.mu.Unlock()
+	err = s.follow(r)
+	s.mu.Lock()
+	if s.link == r {
+		s.setLink(nil)
+	}
+	s.mu.Unlock()
+	return err
+}
+
+// setLink changes the link. The caller holds mu.
+func (s *Syncer) setLink(r *remote) {
+	s.link = r
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *Syncer) current() *remote {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.link
+}
+
+// linked waits for a link.
+func (s *Syncer) linked(ctx context.Context) *remote {
+	for {
+		s.mu.Lock()
+		link, changed := s.link, s.changed
+		s.mu.Unlock()
+		if link != nil {
+			return link
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// follow compares all with the store and then takes what the store tells, until
+// the link ends.
+func (s *Syncer) follow(r *remote) error {
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	lines := make(chan agentapi.FilesChange, 256)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- r.changes(ctx, lines)
+		close(lines)
+	}()
+	defer func() {
+		r.close()
+		for range lines { // until it has ended
+		}
+	}()
+	// The first line says that changes are watched: only then is the manifest
+	// complete with what follows.
+	if _, ok := <-lines; !ok {
+		return <-failed
+	}
+	if err := s.compare(r); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.using == r {
+		s.setLink(r)
+	}
+	s.mu.Unlock()
+	s.queue.hurry() // what waited for a link
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		s.pull(ctx)
+	}()
+	defer func() { <-first }()
+	defer cancel()
+	resync := time.NewTicker(resyncEvery)
+	defer resync.Stop()
+	for {
+		again := false
+		select {
+		case c, ok := <-lines:
+			if !ok {
+				return <-failed
+			}
+			again = c.Lost
+			if !c.Lost && c.Path != "" {
+				s.told(c)
+			}
+		case <-resync.C:
+			again = true
+		}
+		if again {
+			if err := s.compare(r); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// compare asks about each path where the store is not as it was when both sides
+// were last the same. Before the kernel has started, large files are put off.
+func (s *Syncer) compare(r *remote) error {
+	known := s.table.remote()
+	at := time.Now()
+	var later []change
+	err := r.manifest(r.ctx, func(e agentapi.FilesEntry) {
+		if s.ignored(e.Path) {
+			return
+		}
+		tag, ok := known[e.Path]
+		delete(known, e.Path)
+		if ok && tag == etagOf(e) {
+			return
+		}
+		c := change{path: e.Path, remote: true, size: e.Size, directory: e.Directory, at: at}
+		if e.Size >= s.o.Config.LargeBytes && !isClosed(s.started) {
+			later = append(later, c)
+			return
+		}
+		s.queue.add(c)
+	})
+	if err != nil {
+		return err
+	}
+	for p := range known {
+		s.queue.add(change{path: p, remote: true, at: at})
+	}
+	s.mu.Lock()
+	s.later = later
+	s.mu.Unlock()
+	return nil
+}
+
+// pull waits for what the kernel needs at its start, and then lets the large
+// files come.
+func (s *Syncer) pull(ctx context.Context) {
+	if !isClosed(s.pulled) && !s.queue.waitEmpty(ctx) {
+		return
+	}
+	s.once.pulled.Do(func() { close(s.pulled) })
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		return
+	}
+	s.mu.Lock()
+	later := s.later
+	s.later = nil
+	s.mu.Unlock()
+	for _, c := range later {
+		s.queue.add(c)
+	}
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// told takes a change that the store told.
+func (s *Syncer) told(c agentapi.FilesChange) {
+	if agentapi.CheckFilesPath(c.Path) != nil || s.ignored(c.Path) {
+		return
+	}
+	// What this side did itself is known already.
+	if s.table.get(c.Path).etag != c.ETag || s.queue.busy(c.Path) || !c.Gone && c.ETag == "" {
+		s.queue.add(change{path: c.Path, remote: true, size: c.Size})
+	}
+	if c.Gone {
+		for _, p := range s.table.below(c.Path) {
+			s.queue.add(change{path: p, remote: true})
+		}
+	}
+}
+
+// etagOf is an entry's ETag; a directory has one for what it is.
+func etagOf(e agentapi.FilesEntry) string {
+	if e.Directory {
+		return directoryTag
+	}
+	return e.ETag
+}
