@@ -46,8 +46,9 @@ var layers = []layer{
 	{packages: "sandboxes", stdlib: true, why: "the contract of drivers needs nobody"},
 	{packages: "sandboxes/agentapi", ours: []string{"jupyter"}, why: "the agent's contract is shared by the agent and the gateway, and drags in neither"},
 	{packages: "sandboxes/agent/eventlog", why: "the event log holds bytes and numbers"},
+	{packages: "sandboxes/agent/terminal", why: "terminals know shells and WebSockets, and nothing of the agent"},
 	{
-		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync"},
+		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/hostproc", why: "processes of the host are nobody's in particular"},

@@ -12,7 +12,7 @@ import (
 	"kernelgw/sandboxes/agentapi"
 )
 
-// Agent runs one kernel. Make one with New, and call Run once.
+// Agent runs one kernel, or terminals. Make one with New, and call Run once.
 type Agent struct {
 	// set at construction
 	opts     Options
@@ -22,6 +22,8 @@ type Agent struct {
 	commands chan command
 	news     *news
 	over     chan struct{} // closed when the kernel is gone for good
+
+	terminals *terminals // nil when there is a kernel
 
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
@@ -47,7 +49,7 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("cannot start the agent: %w", err)
 	}
 	news := newNews()
-	return &Agent{
+	a := &Agent{
 		opts:     o,
 		hub:      newHub(&o, news.changed),
 		procs:    procs{ownsDescendants: o.OwnsDescendants, user: o.User},
@@ -55,7 +57,11 @@ func New(o Options) (*Agent, error) {
 		commands: make(chan command),
 		news:     news,
 		over:     make(chan struct{}),
-	}, nil
+	}
+	if !o.Config.HasKernel() {
+		a.terminals = newTerminals(a)
+	}
+	return a, nil
 }
 
 // Run starts the kernel and serves the API until the kernel was shut down, or
@@ -77,7 +83,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	var supervisor sync.WaitGroup
 	supervised, stop := context.WithCancel(ctx)
 	defer stop()
-	supervisor.Go(func() { a.supervise(supervised) })
+	supervisor.Go(func() {
+		if a.terminals != nil {
+			a.terminals.keep(supervised)
+			return
+		}
+		a.supervise(supervised)
+	})
 
 	var err error
 	select {
@@ -155,6 +167,9 @@ func (a *Agent) interrupt() error {
 
 // Status returns the state of the kernel.
 func (a *Agent) Status() agentapi.Status {
+	if a.terminals != nil {
+		return a.terminals.status()
+	}
 	h := a.hub
 	s := agentapi.Status{
 		KernelID:    a.opts.Config.KernelID,
@@ -171,6 +186,8 @@ func (a *Agent) Usage() agentapi.Usage {
 	u := usage{}
 	if g := a.current.Load(); g != nil {
 		u = a.procs.usage(g.proc.identity)
+	} else if a.terminals != nil {
+		u = a.procs.usage(nobody)
 	}
 	return agentapi.Usage{
 		CPUSeconds:  (u.cpu + collectedCPU()).Seconds(),

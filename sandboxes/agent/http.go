@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,11 +27,22 @@ type route struct {
 var routeTable = []route{
 	{http.MethodGet, "/v1/status", (*Agent).getStatus},
 	{http.MethodGet, "/v1/watch", (*Agent).getWatch},
-	{http.MethodPost, "/v1/kernel/interrupt", (*Agent).postInterrupt},
-	{http.MethodPost, "/v1/kernel/restart", (*Agent).postRestart},
 	{http.MethodPost, "/v1/kernel/shutdown", (*Agent).postShutdown},
 	{http.MethodGet, "/v1/usage", (*Agent).getUsage},
+}
+
+var kernelRoutes = []route{
+	{http.MethodPost, "/v1/kernel/interrupt", (*Agent).postInterrupt},
+	{http.MethodPost, "/v1/kernel/restart", (*Agent).postRestart},
 	{http.MethodGet, "/v1/channels", (*Agent).getChannels},
+}
+
+var terminalRoutes = []route{
+	{http.MethodGet, "/v1/terminals", (*Agent).getTerminals},
+	{http.MethodPost, "/v1/terminals", (*Agent).postTerminals},
+	{http.MethodGet, "/v1/terminals/{name}", (*Agent).getTerminal},
+	{http.MethodDelete, "/v1/terminals/{name}", (*Agent).deleteTerminal},
+	{http.MethodGet, "/v1/terminals/{name}/socket", (*Agent).getTerminalSocket},
 }
 
 // Limits of the HTTP server.
@@ -61,7 +73,11 @@ func (a *Agent) server() *http.Server {
 
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	for _, r := range routeTable {
+	own := kernelRoutes
+	if a.terminals != nil {
+		own = terminalRoutes
+	}
+	for _, r := range slices.Concat(routeTable, own) {
 		mux.HandleFunc(r.method+" "+r.path, func(w http.ResponseWriter, req *http.Request) { r.handler(a, w, req) })
 	}
 	want := sha256.Sum256([]byte(a.opts.Config.Token))

@@ -27,10 +27,13 @@ func (a *Agent) watchLimits(ctx context.Context) {
 		case <-timer.C:
 		}
 		pause := limitsFar
-		if g := a.current.Load(); g != nil {
-			var reason string
-			reason, pause = a.checkLimits(g)
-			if reason != "" {
+		var reason string
+		if a.terminals != nil {
+			if reason, pause = a.checkLimits(nobody); reason != "" {
+				a.terminals.exceeded(reason)
+			}
+		} else if g := a.current.Load(); g != nil {
+			if reason, pause = a.checkLimits(g.proc.identity); reason != "" {
 				// Known before it is dead: the supervisor, which finds it dead, must
 				// not take it for a crash.
 				g.exceeded.CompareAndSwap(nil, &reason)
@@ -50,15 +53,15 @@ func (a *Agent) killCurrent(g *generation) {
 	}
 }
 
-// checkLimits returns the limit that is exceeded, if any, and when to look
-// again.
-func (a *Agent) checkLimits(g *generation) (reason string, again time.Duration) {
+// checkLimits returns the limit that is exceeded, if any, by the processes of
+// the kernel whose first one is given, and when to look again.
+func (a *Agent) checkLimits(first identity) (reason string, again time.Duration) {
 	c := &a.opts.Config
-	u := a.procs.usage(g.proc.identity)
+	u := a.procs.usage(first)
 	memory := u.memory
 	// Processes that forked share pages, which usage counts for each.
 	if c.MemoryBytes > 0 && memory > c.MemoryBytes && u.processes > 1 {
-		memory = a.procs.footprint(g.proc.identity)
+		memory = a.procs.footprint(first)
 	}
 	switch {
 	case c.Processes > 0 && u.processes > c.Processes:

@@ -69,7 +69,7 @@ func (o Options) withDefaults() (Options, error) {
 	if c.Token == "" {
 		return o, errors.New("the configuration has no token")
 	}
-	if len(c.Spec.Argv) == 0 {
+	if c.HasKernel() && len(c.Spec.Argv) == 0 {
 		return o, errors.New("the configuration has no kernelspec argv")
 	}
 	switch c.Spec.InterruptMode {
@@ -79,6 +79,15 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if c.LogBytes < 0 || c.MaxMessageBytes < 0 || c.MemoryBytes < 0 || c.Processes < 0 {
 		return o, errors.New("a limit in the configuration is negative")
+	}
+	if c.MaxTerminals < 0 || c.TerminalIdle < 0 {
+		return o, errors.New("a limit on terminals in the configuration is negative")
+	}
+	if c.MaxTerminals == 0 {
+		c.MaxTerminals = agentapi.DefaultMaxTerminals
+	}
+	if c.TerminalIdle == 0 {
+		c.TerminalIdle = agentapi.DefaultTerminalIdle
 	}
 	if c.LogBytes == 0 {
 		c.LogBytes = agentapi.DefaultLogBytes

@@ -31,6 +31,10 @@ type procStat struct {
 
 const noProcess = -1
 
+// nobody is the first process where there is no kernel: what belongs to it are
+// the descendants of this process, if those are all its own.
+var nobody = identity{pid: noProcess}
+
 // resident is the memory of the process, with what it shares.
 func (s procStat) resident() int64 { return s.residentPages * int64(os.Getpagesize()) }
 
