@@ -117,6 +117,7 @@ func allChecks() []check {
 		serverChecks, specChecks, kernelChecks, sessionChecks, authChecks, originChecks,
 		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
 		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
+		terminalChecks, eventChecks,
 	} {
 		all = append(all, some...)
 	}
