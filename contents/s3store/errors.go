@@ -1,0 +1,72 @@
+package s3store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	smithy "github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"kernelgw/contents"
+)
+
+// errPrecondition: a condition of a write did not hold.
+var errPrecondition = errors.New("a condition did not hold")
+
+// statusOf returns the HTTP status of the answer that an error came with, or 0.
+func statusOf(err error) int {
+	var response *smithyhttp.ResponseError
+	if errors.As(err, &response) {
+		return response.HTTPStatusCode()
+	}
+	return 0
+}
+
+// retryable adds to what the SDK sends again: AWS answers 409 when two writes of
+// an object meet, and asks for another try.
+func retryable(err error) aws.Ternary {
+	var api smithy.APIError
+	if errors.As(err, &api) && (api.ErrorCode() == "ConditionalRequestConflict" || api.ErrorCode() == "OperationAborted") {
+		return aws.TrueTernary
+	}
+	return aws.UnknownTernary
+}
+
+// translate turns what the SDK says into what the contract says.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		switch api.ErrorCode() {
+		case "NoSuchKey", "NotFound", "NoSuchVersion", "MethodNotAllowed":
+			// 405 is the answer to a read of a delete marker.
+			return contents.ErrNotFound
+		case "PreconditionFailed":
+			return errPrecondition
+		case "KeyTooLongError":
+			return fmt.Errorf("%w: it is too long for the storage", contents.ErrInvalid)
+		case "EntityTooLarge":
+			return fmt.Errorf("%w: the storage takes no file of that size", contents.ErrTooLarge)
+		}
+	}
+	switch statusOf(err) {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return contents.ErrNotFound
+	case http.StatusPreconditionFailed:
+		return errPrecondition
+	}
+	// The SDK's text names the request and the server's answer; nothing secret.
+	return fmt.Errorf("%w: %v", contents.ErrUnavailable, err)
+}
+
+func unavailable(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{contents.ErrUnavailable}, args...)...)
+}

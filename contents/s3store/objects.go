@@ -1,0 +1,244 @@
+package s3store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"io"
+	"iter"
+	"net/url"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go/middleware"
+)
+
+// object is a version of an object, as a HEAD shows it.
+type object struct {
+	etag     string
+	version  string
+	size     int64
+	modified time.Time // whole seconds
+	metadata
+}
+
+func (s *Store) head(ctx context.Context, key, version string) (object, error) {
+	in := &s3.HeadObjectInput{Bucket: &s.bucket, Key: &key}
+	if version != "" {
+		in.VersionId = &version
+	}
+	out, err := s.client.HeadObject(ctx, in)
+	if err != nil {
+		return object{}, translate(err)
+	}
+	return object{
+		etag: aws.ToString(out.ETag), version: aws.ToString(out.VersionId), size: aws.ToInt64(out.ContentLength),
+		modified: seconds(out.LastModified), metadata: decodeMetadata(out.Metadata),
+	}, nil
+}
+
+func seconds(t *time.Time) time.Time { return aws.ToTime(t).UTC().Truncate(time.Second) }
+
+// condition is of a write: at most one of its fields is set.
+type condition struct {
+	etag string // the object has it
+	none bool   // there is no object
+}
+
+// upload is content, with what has to be known of it to send it.
+type upload struct {
+	body   io.ReadSeeker
+	size   int64
+	sha256 [sha256.Size]byte
+}
+
+// measure reads a body once, from its start.
+func measure(body io.ReadSeeker) (upload, error) {
+	if _, err := body.Seek(0, io.SeekStart); err != nil {
+		return upload{}, err
+	}
+	hash := sha256.New()
+	size, err := io.Copy(hash, body)
+	if err != nil {
+		return upload{}, err
+	}
+	u := upload{body: body, size: size}
+	hash.Sum(u.sha256[:0])
+	return u, nil
+}
+
+func (u upload) hex() string { return hex.EncodeToString(u.sha256[:]) }
+
+// put writes an object. The version is "" where the server keeps none.
+func (s *Store) put(ctx context.Context, key string, u upload, meta map[string]string, c condition) (etag, version string, err error) {
+	if _, err := u.body.Seek(0, io.SeekStart); err != nil {
+		return "", "", err
+	}
+	in := &s3.PutObjectInput{
+		Bucket: &s.bucket, Key: &key, Body: u.body, ContentLength: &u.size, Metadata: meta,
+		// The server refuses what was changed on the way.
+		ChecksumSHA256: aws.String(base64.StdEncoding.EncodeToString(u.sha256[:])),
+	}
+	switch {
+	case c.none && s.quirks.createsOverDeleted:
+		in.IfNoneMatch = aws.String("*")
+	case c.etag != "":
+		in.IfMatch = &c.etag
+	}
+	out, err := s.client.PutObject(ctx, in, signedAs(u.hex()))
+	if err != nil {
+		return "", "", translate(err)
+	}
+	return aws.ToString(out.ETag), aws.ToString(out.VersionId), nil
+}
+
+// signedAs spares the SDK to hash a body that is hashed already.
+func signedAs(payload string) func(*s3.Options) {
+	return func(o *s3.Options) {
+		o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
+			return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("kernelgwPayloadHash",
+				func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+					return next.HandleInitialize(v4.SetPayloadHash(ctx, payload), in)
+				}), middleware.Before)
+		})
+	}
+}
+
+// putBytes writes a small object of the store's own.
+func (s *Store) putBytes(ctx context.Context, key string, body []byte, c condition) (etag string, err error) {
+	u := upload{body: bytes.NewReader(body), size: int64(len(body)), sha256: sha256.Sum256(body)}
+	etag, _, err = s.put(ctx, key, u, nil, c)
+	return etag, err
+}
+
+// maxBytes bounds the store's own objects.
+const maxBytes = 64 << 20
+
+func (s *Store) getBytes(ctx context.Context, key string) (body []byte, o object, err error) {
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+	if err != nil {
+		return nil, object{}, translate(err)
+	}
+	defer out.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(out.Body, maxBytes))
+	if err != nil {
+		return nil, object{}, translate(err)
+	}
+	return body, object{etag: aws.ToString(out.ETag), version: aws.ToString(out.VersionId), modified: seconds(out.LastModified)}, nil
+}
+
+// copyObject makes a version of one object the newest of another, and returns it.
+func (s *Store) copyObject(ctx context.Context, from, version, to string, meta metadata) (etag, newVersion string, err error) {
+	source := s.bucket + "/" + (&url.URL{Path: from}).EscapedPath()
+	source = encodePlus(source)
+	if version != "" {
+		source += "?versionId=" + url.QueryEscape(version)
+	}
+	out, err := s.client.CopyObject(ctx, &s3.CopyObjectInput{
+		Bucket: &s.bucket, Key: &to, CopySource: &source,
+		MetadataDirective: types.MetadataDirectiveReplace, Metadata: meta.encode(),
+	})
+	if err != nil {
+		return "", "", translate(err)
+	}
+	if out.CopyObjectResult != nil {
+		etag = aws.ToString(out.CopyObjectResult.ETag)
+	}
+	return etag, aws.ToString(out.VersionId), nil
+}
+
+// encodePlus encodes "+" too: servers take it for a space.
+func encodePlus(s string) string {
+	var out []byte
+	for i := range len(s) {
+		if s[i] == '+' {
+			out = append(out, "%2B"...)
+		} else {
+			out = append(out, s[i])
+		}
+	}
+	return string(out)
+}
+
+// remove puts a delete marker above an object's versions. It is no error when
+// there is no object.
+func (s *Store) remove(ctx context.Context, key string) error {
+	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: &key})
+	return translate(err)
+}
+
+// identifier names an object, or a version of it.
+type identifier struct{ key, version string }
+
+// removeAll removes many objects, by a thousand at a time.
+func (s *Store) removeAll(ctx context.Context, ids []identifier) error {
+	for len(ids) > 0 {
+		batch := ids[:min(len(ids), 1000)]
+		ids = ids[len(batch):]
+		objects := make([]types.ObjectIdentifier, len(batch))
+		for i, id := range batch {
+			objects[i].Key = aws.String(id.key)
+			if id.version != "" {
+				objects[i].VersionId = aws.String(id.version)
+			}
+		}
+		out, err := s.client.DeleteObjects(ctx, &s3.DeleteObjectsInput{
+			Bucket: &s.bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)},
+		})
+		if err != nil {
+			return translate(err)
+		}
+		for _, failed := range out.Errors {
+			switch aws.ToString(failed.Code) {
+			case "NoSuchKey", "NoSuchVersion", "InvalidArgument":
+				continue // gone already; versity calls a version that is gone invalid
+			}
+			return unavailable("the server deletes %s not: %s: %s", aws.ToString(failed.Key), aws.ToString(failed.Code), aws.ToString(failed.Message))
+		}
+	}
+	return nil
+}
+
+// listed is an object in a listing.
+type listed struct {
+	key      string // without the prefix of the listing
+	etag     string
+	size     int64
+	modified time.Time
+}
+
+// list yields the objects whose keys begin with a prefix, in the order of keys;
+// with flat, only those without a slash after it.
+func (s *Store) list(ctx context.Context, prefix string, flat bool) iter.Seq2[listed, error] {
+	return func(yield func(listed, error) bool) {
+		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix}
+		if flat {
+			in.Delimiter = aws.String("/")
+		}
+		for {
+			out, err := s.client.ListObjectsV2(ctx, in)
+			if err != nil {
+				yield(listed{}, translate(err))
+				return
+			}
+			for _, o := range out.Contents {
+				key := aws.ToString(o.Key)
+				if len(key) < len(prefix) {
+					continue
+				}
+				if !yield(listed{key: key[len(prefix):], etag: aws.ToString(o.ETag), size: aws.ToInt64(o.Size), modified: seconds(o.LastModified)}, nil) {
+					return
+				}
+			}
+			if !aws.ToBool(out.IsTruncated) {
+				return
+			}
+			in.ContinuationToken = out.NextContinuationToken
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package s3store
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"kernelgw/contents"
+)
+
+// usage is how many bytes a workspace holds: counted once, then kept up with this
+// gateway's own writes, and counted again by each sweep.
+type usage struct {
+	mu      sync.Mutex
+	counted bool
+	bytes   int64
+}
+
+// add takes note of bytes that were written, or freed when n is negative.
+func (u *usage) add(n int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.bytes += n
+}
+
+// Usage implements contents.Store.
+func (s *Store) Usage(ctx context.Context, workspace string) (used, limit int64, err error) {
+	w, err := s.enter(ctx, workspace)
+	if err != nil {
+		return 0, 0, err
+	}
+	used, err = s.used(ctx, w)
+	if err != nil {
+		return 0, 0, fmt.Errorf("cannot tell what workspace %s holds: %w", workspace, err)
+	}
+	return used, s.quota, nil
+}
+
+func (s *Store) used(ctx context.Context, w *workspace) (int64, error) {
+	w.usage.mu.Lock()
+	defer w.usage.mu.Unlock()
+	if !w.usage.counted {
+		// What is written meanwhile waits to be added, and may be counted twice: the
+		// next sweep puts that right.
+		total := int64(0)
+		for v, err := range s.versions(ctx, s.base(w.name)+filesPart) {
+			if err != nil {
+				return 0, err
+			}
+			total += v.size
+		}
+		w.usage.bytes, w.usage.counted = total, true
+	}
+	return w.usage.bytes, nil
+}
+
+// room says whether so many bytes may be added.
+func (s *Store) room(ctx context.Context, w *workspace, wanted int64) error {
+	if s.quota <= 0 {
+		return nil
+	}
+	used, err := s.used(ctx, w)
+	if err != nil {
+		return err
+	}
+	if used+wanted > s.quota {
+		return &contents.QuotaError{Used: used, Limit: s.quota, Wanted: wanted}
+	}
+	return nil
+}
