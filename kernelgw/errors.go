@@ -11,6 +11,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"kernelgw/auth"
+	"kernelgw/contents"
+	frontend "kernelgw/frontend-config"
 	"kernelgw/jupyter/rest"
 	"kernelgw/kernelgw/kernels"
 )
@@ -71,16 +73,30 @@ func answer(c echo.Context, err error) (status, retryAfter int, body rest.Error)
 	body.Message = sentence(strings.TrimPrefix(err.Error(), kernels.ErrInvalid.Error()+": "))
 	var chosen *httpError
 	var router *echo.HTTPError
+	var file *contents.Error
+	var page *frontend.Error
 	switch {
 	case errors.As(err, &chosen):
 		body.Message = chosen.message
 		return chosen.status, chosen.retryAfter, body
+	case errors.As(err, &file):
+		body.Message = file.Message
+		if file.Reason != "" {
+			body.Reason = &file.Reason
+		}
+		return file.Status, file.RetryAfter, body
+	case errors.As(err, &page):
+		body.Message = page.Message
+		return page.Status, page.RetryAfter, body
 	case errors.As(err, &router):
 		body.Message = http.StatusText(router.Code)
 		return router.Code, 0, body
 	case ranOut(err) && c.Request().Context().Err() != nil:
 		body.Message = "That took too long; try again"
 		return http.StatusServiceUnavailable, 2, body
+	case errors.Is(err, auth.ErrDenied):
+		body.Message = "Forbidden"
+		return http.StatusForbidden, 0, body
 	case errors.Is(err, kernels.ErrStart):
 		if c.Get(owner) == nil {
 			body.Message = "The kernel could not be started: its sandbox could not be created. " + sentence(logged(err))
@@ -94,9 +110,9 @@ func answer(c echo.Context, err error) (status, retryAfter int, body rest.Error)
 		return http.StatusNotFound, 0, body
 	case errors.Is(err, kernels.ErrDead):
 		return http.StatusGone, 0, body
-	case errors.Is(err, kernels.ErrExists), errors.Is(err, auth.ErrTooMany):
+	case errors.Is(err, kernels.ErrExists), errors.Is(err, auth.ErrTooMany), errors.Is(err, auth.ErrTaken):
 		return http.StatusConflict, 0, body
-	case errors.Is(err, kernels.ErrInvalid):
+	case errors.Is(err, kernels.ErrInvalid), errors.Is(err, auth.ErrName):
 		return http.StatusBadRequest, 0, body
 	case errors.Is(err, kernels.ErrLimit):
 		return http.StatusTooManyRequests, 0, body
@@ -123,7 +139,7 @@ func ranOut(err error) bool {
 // is logged here if it is the server's fault.
 func (s *Server) fail(c echo.Context, err error) {
 	status, retryAfter, body := answer(c, err)
-	broken := errors.Is(err, kernels.ErrStart) || errors.Is(err, kernels.ErrAgent)
+	broken := errors.Is(err, kernels.ErrStart) || errors.Is(err, kernels.ErrAgent) || storageFailed(err)
 	if (status == http.StatusInternalServerError || broken) && !errors.Is(err, errPanic) {
 		log := s.o.Log.With("method", methodLabel(c.Request().Method), "route", routeLabel(c))
 		var about *kernelError
@@ -141,6 +157,20 @@ func (s *Server) fail(c echo.Context, err error) {
 	if err := c.JSON(status, body); err != nil {
 		s.o.Log.Debug("an error could not be delivered", "error", err)
 	}
+}
+
+// storageFailed reports whether files or settings could not be reached, and
+// there is a cause for the log.
+func storageFailed(err error) bool {
+	var file *contents.Error
+	var page *frontend.Error
+	switch {
+	case errors.As(err, &file):
+		return file.Status >= 500 && file.Cause != nil && !ranOut(file.Cause)
+	case errors.As(err, &page):
+		return page.Status >= 500 && page.Cause != nil && !ranOut(page.Cause)
+	}
+	return false
 }
 
 // sentence returns s with a capital, as Jupyter's messages have.

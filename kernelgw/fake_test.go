@@ -17,6 +17,7 @@ import (
 	"kernelgw/jupyter"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // fakeKernels is a double of *kernels.Manager: tables in memory, and an agent
@@ -133,6 +134,15 @@ func (f *fakeKernels) Get(_ context.Context, workspace, id string) (kernels.Kern
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.find(workspace, id)
+}
+
+func (f *fakeKernels) Usage(_ context.Context, workspace, id string) (agentapi.Usage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.find(workspace, id); err != nil {
+		return agentapi.Usage{}, err
+	}
+	return agentapi.Usage{CPUSeconds: 1.5, MemoryBytes: 64 << 20}, nil
 }
 
 func (f *fakeKernels) find(workspace, id string) (kernels.Kernel, error) {

@@ -64,6 +64,7 @@ func (s *Server) startKernel(c *call) error {
 	k, err := s.o.Kernels.Start(c.Request().Context(), kernels.StartRequest{
 		Workspace: c.workspace, Owner: c.owner(), KernelID: id, Name: body.Name, Cwd: body.Path, Env: body.Env,
 	})
+	s.o.Events.kernel("start", c.workspace, id, k.Name, err)
 	if err != nil {
 		return &kernelError{id, err}
 	}
@@ -88,7 +89,9 @@ func (s *Server) deleteKernel(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.o.Kernels.Shutdown(c.Request().Context(), c.workspace, id); err != nil {
+	err = s.o.Kernels.Shutdown(c.Request().Context(), c.workspace, id)
+	s.o.Events.kernel("shutdown", c.workspace, id, "", err)
+	if err != nil {
 		return err
 	}
 	return c.NoContent(http.StatusNoContent)
@@ -99,7 +102,9 @@ func (s *Server) interruptKernel(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.o.Kernels.Interrupt(c.Request().Context(), c.workspace, id); err != nil {
+	err = s.o.Kernels.Interrupt(c.Request().Context(), c.workspace, id)
+	s.o.Events.kernel("interrupt", c.workspace, id, "", err)
+	if err != nil {
 		return &kernelError{id, err}
 	}
 	return c.NoContent(http.StatusNoContent)
@@ -111,6 +116,7 @@ func (s *Server) restartKernel(c *call) error {
 		return err
 	}
 	k, err := s.o.Kernels.Restart(c.Request().Context(), c.workspace, id)
+	s.o.Events.kernel("restart", c.workspace, id, k.Name, err)
 	if err != nil {
 		if status, _, _ := answer(c, err); status == http.StatusInternalServerError {
 			return &httpError{status: status, message: "Exception restarting kernel", cause: err}

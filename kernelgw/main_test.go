@@ -18,6 +18,9 @@ import (
 
 	"kernelgw/auth"
 	"kernelgw/auth/token"
+	"kernelgw/contents"
+	"kernelgw/contents/contentstest"
+	frontend "kernelgw/frontend-config"
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/registry"
 	"kernelgw/kernelgw/registry/memory"
@@ -60,6 +63,8 @@ type gateway struct {
 	users   *token.Authenticator
 	store   registry.Store
 	metrics *telemetry.Metrics
+	files   *contentstest.Fake
+	events  *kernelgw.Events
 	log     *buffer
 	url     string // http://host:port
 	client  *http.Client
@@ -67,7 +72,8 @@ type gateway struct {
 
 func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 	t.Helper()
-	g := &gateway{t: t, kernels: newFakeKernels(), store: memory.New(), metrics: telemetry.NewMetrics(), log: &buffer{}}
+	g := &gateway{t: t, kernels: newFakeKernels(), store: memory.New(), metrics: telemetry.NewMetrics(), log: &buffer{},
+		files: contentstest.NewFake(), events: new(kernelgw.Events)}
 	// No redaction: what the handlers log must hold no secret by itself.
 	log := slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	users, err := token.New(token.Options{
@@ -80,7 +86,15 @@ func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 		t.Fatal(err)
 	}
 	g.users = users
-	o := kernelgw.Options{Users: users, Kernels: g.kernels, Log: log, Metrics: g.metrics, MetricsToken: metricsToken}
+	handlers := contents.New(contents.Options{
+		Store: g.files, Documents: contentstest.NewFakeDocuments(), Log: log, SpoolDir: t.TempDir(), Observe: g.events.Contents,
+	})
+	o := kernelgw.Options{
+		Users: users, Kernels: g.kernels, Log: log, Metrics: g.metrics, MetricsToken: metricsToken, Files: handlers, Events: g.events,
+	}
+	if o.Frontend, err = browserFiles(); err != nil {
+		o.FrontendMissing = err.Error()
+	}
 	for _, f := range change {
 		f(&o)
 	}
@@ -108,9 +122,36 @@ func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
+		if err := handlers.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
 		users.Close()
 	})
 	return g
+}
+
+// browserFiles is the real front end, where make frontend has fetched it. What
+// it keeps in this package's tests is common to them.
+var browserFiles = sync.OnceValues(func() (*frontend.Frontend, error) {
+	return frontend.New(frontend.Options{Dir: "../.cache/frontend", Documents: contentstest.NewFakeDocuments()})
+})
+
+// needFrontend skips a test that cannot do without.
+func needFrontend(t *testing.T) {
+	t.Helper()
+	if _, err := browserFiles(); err != nil {
+		t.Skip("make frontend fetches what this test needs: ", err)
+	}
+}
+
+// file puts a file into a workspace.
+func (g *gateway) file(workspace, path, content string) contents.Entry {
+	g.t.Helper()
+	e, err := g.files.Put(context.Background(), workspace, path, strings.NewReader(content), contents.PutOptions{Author: "test", Parents: true})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return e
 }
 
 // reply is an answer, read whole.

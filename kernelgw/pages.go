@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+
+	"kernelgw/auth"
 )
 
 //go:embed pages
@@ -36,8 +38,17 @@ func (s *Server) connectPage(c *call) error {
 	return s.page(c, http.StatusOK, "connect.html", map[string]any{
 		"User": c.who.DisplayName, "Workspace": c.workspace, "Workspaces": c.who.Workspaces,
 		"URL": origin + c.base, "Socket": "ws" + strings.TrimPrefix(origin, "http") + c.base, "Base": s.base,
+		"Lab": s.o.Frontend != nil && c.who.Method != auth.MethodCapability, "Mount": c.base, "Missing": s.missing(c),
 		"Capabilities": origin + s.base + "v1/capabilities", "Root": origin + s.base,
 	})
+}
+
+// missing says why there is no JupyterLab in the browser, to who can mend it.
+func (s *Server) missing(c *call) string {
+	if s.o.Frontend != nil || !c.who.Owner {
+		return ""
+	}
+	return s.o.FrontendMissing
 }
 
 func (s *Server) loginPage(c *call, status int, next, xsrf, problem string) error {

@@ -102,11 +102,12 @@ func Routes() []Route {
 			"nbclient lower-cases its base URL and replaces each http in it: a server whose own base URL has capitals or http does not work with it", (*Server).createCapability),
 		row(del, "v1/capabilities/:id", auth.API, baseOnly, "Revoke a capability", (*Server).deleteCapability),
 
-		row(get, "", auth.Page, everywhere, "How to connect each client", (*Server).connectPage),
-		row(get, "tree", auth.Page, everywhere, "As /", (*Server).connectPage),
-		row(get, "tree/*", auth.Page, everywhere, "As /", (*Server).connectPage),
-		row(get, "lab", auth.Page, everywhere, "As /", (*Server).connectPage),
-		row(get, "lab/tree/*", auth.Page, everywhere, "As /", (*Server).connectPage),
+		row(get, "api/events/subscribe", auth.Socket, everywhere, "WebSocket of what happens in the workspace", (*Server).subscribeEvents),
+		row(post, "api/events", auth.API, everywhere, "Tell an event to the workspace", (*Server).postEvent),
+		row(get, "api/nbconvert", auth.API, everywhere, "Formats that notebooks can be converted to: none", (*Server).getConvertFormats),
+
+		row(get, "", auth.Page, browsers, "To JupyterLab, or to connect where it is not installed", (*Server).getDefault),
+		row(get, "", auth.Page, []Mount{Capability}, "As connect", (*Server).connectPage),
 		row(get, "", auth.Public, []Mount{Host}, "To the base URL, where that is not / itself", (*Server).getRoot),
 		row(get, "login", auth.Public, browsers, "Login form", (*Server).getLogin),
 		row(post, "login", auth.Public, browsers, "Log in with a token as the password", (*Server).postLogin),
@@ -119,6 +120,9 @@ func Routes() []Route {
 		row(get, "readyz", auth.Public, probes, "200 when kernels are adopted and the server is not draining, else 503", (*Server).getReady),
 		row(http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady),
 		row(get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics),
+	}
+	for _, more := range [][]Route{fileRoutes(), frontendRoutes(), homeRoutes()} {
+		table = append(table, more...)
 	}
 	return append(table, preflights(table)...)
 }

@@ -22,9 +22,12 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"kernelgw/auth"
+	"kernelgw/contents"
+	frontend "kernelgw/frontend-config"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/kernelgw/splice"
 	"kernelgw/kernelgw/telemetry"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // Kernels is what the server needs of *kernels.Manager; see there for the
@@ -44,6 +47,7 @@ type Kernels interface {
 	CreateSession(ctx context.Context, r kernels.SessionRequest) (kernels.Session, error)
 	UpdateSession(ctx context.Context, workspace, id string, u kernels.SessionUpdate) (kernels.Session, error)
 	DeleteSession(ctx context.Context, workspace, id string) error
+	Usage(ctx context.Context, workspace, id string) (agentapi.Usage, error)
 }
 
 // Users is who may log in, and what is made from that.
@@ -51,6 +55,7 @@ type Users interface {
 	auth.Authenticator
 	auth.Logins
 	auth.Capabilities
+	auth.Workspaces
 }
 
 // Options configure a Server. Users, Kernels, Log and Metrics are required.
@@ -59,6 +64,16 @@ type Options struct {
 	Kernels Kernels
 	Log     *slog.Logger
 	Metrics *telemetry.Metrics
+
+	// Files serves the files of workspaces; nil means that there are none.
+	Files *contents.Handlers
+	// Events tells listeners what happens; nil means that only what clients do to
+	// kernels is told.
+	Events *Events
+	// Frontend is JupyterLab in the browser; nil means that it is not installed,
+	// and FrontendMissing says why and what to do.
+	Frontend        *frontend.Frontend
+	FrontendMissing string
 
 	// BaseURL is the path under which everything is served: "/" or "/prefix/".
 	BaseURL string
@@ -138,6 +153,9 @@ func New(o Options) (*Server, error) {
 	}
 	if _, err := auth.NewOrigins(o.FrameAncestors); err != nil {
 		return nil, fmt.Errorf("frame ancestors: %w", err)
+	}
+	if o.Events == nil {
+		o.Events = new(Events)
 	}
 	o.MaxSocketsPerUser = cmp.Or(o.MaxSocketsPerUser, 1000)
 	o.MaxBodyBytes = cmp.Or(o.MaxBodyBytes, 1<<20)

@@ -22,12 +22,15 @@ type sockets struct {
 	byUser   map[string]int      // guarded by mu; how many places a user has
 }
 
+// ender is an open WebSocket, which End ends in the background.
+type ender interface{ End(splice.Farewell) }
+
 // place is one WebSocket's.
 type place struct {
 	ctx    context.Context // ends when the server drains, while the upgrade is held
 	cancel context.CancelFunc
 	user   string
-	joined *splice.Splice // nil while the upgrade is held; guarded by sockets.mu
+	joined ender // nil while the upgrade is held; guarded by sockets.mu
 }
 
 func newSockets(most int) *sockets {
@@ -66,7 +69,7 @@ func (s *sockets) leave(p *place) {
 }
 
 // run starts work, which runs joined, and gives the place back after it.
-func (s *sockets) run(p *place, joined *splice.Splice, work func()) {
+func (s *sockets) run(p *place, joined ender, work func()) {
 	s.mu.Lock()
 	p.joined = joined
 	if s.draining {

@@ -35,6 +35,12 @@ type Options struct {
 	// DestroyTimeout is how long a shutdown waits for the sandbox to be
 	// destroyed before that goes on in the background; default 20 seconds.
 	DestroyTimeout time.Duration
+
+	MaxTerminals int           // of one workspace; 0 means the agent's default
+	TerminalIdle time.Duration // after which the agent ends a terminal that nobody uses; 0 means its default
+	// TerminalLinger is how long the sandbox of a workspace's terminals stays
+	// after the last one has ended; default 5 minutes.
+	TerminalLinger time.Duration
 }
 
 // Manager owns all kernels of the gateway. All methods are safe for concurrent
@@ -66,6 +72,7 @@ func New(o Options) *Manager {
 	o.StartTimeout = cmp.Or(o.StartTimeout, 2*time.Minute)
 	o.DestroyTimeout = cmp.Or(o.DestroyTimeout, 20*time.Second)
 	o.DeadRetention = cmp.Or(o.DeadRetention, 24*time.Hour)
+	o.TerminalLinger = cmp.Or(o.TerminalLinger, 5*time.Minute)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
 		o: o, ctx: ctx, cancel: cancel,
@@ -89,10 +96,14 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	sweep := time.NewTicker(min(m.o.DeadRetention, time.Hour))
 	defer sweep.Stop()
+	linger := time.NewTicker(min(m.o.TerminalLinger/4+1, 30*time.Second))
+	defer linger.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-linger.C:
+			m.endUnusedTerminals()
 		case <-sweep.C:
 			m.forgetDead(ctx)
 		}
@@ -116,7 +127,7 @@ func (m *Manager) List(ctx context.Context, workspace string) ([]Kernel, error) 
 	}
 	var found []*kernel
 	for _, k := range m.kernels {
-		if k.record.Workspace == workspace {
+		if k.record.Workspace == workspace && !k.record.isTerminals() {
 			found = append(found, k)
 		}
 	}
@@ -175,7 +186,7 @@ func (m *Manager) find(workspace, id string) (*kernel, error) {
 		return nil, fmt.Errorf("%w: the gateway is still adopting kernels", ErrNotReady)
 	}
 	k, ok := m.kernels[name{workspace, id}]
-	if !ok {
+	if !ok || k.record.isTerminals() {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	return k, nil
@@ -253,6 +264,13 @@ func (m *Manager) adopt(ctx context.Context) error {
 		}
 		k := newKernel(r)
 		sandbox, ok := byID[r.Sandbox]
+		if !ok && r.isTerminals() { // nobody asks for a dead one
+			if err := m.o.Store.Delete(ctx, registry.Kernels, stored.ID); err != nil {
+				return fmt.Errorf("cannot forget the terminals of workspace %s: %w", r.Workspace, err)
+			}
+			m.reap(r.Sandbox)
+			continue
+		}
 		if r.Dead || !ok {
 			// A dead record's sandbox that is still there was not destroyed
 			// in time: it stays in byID and is reaped below.
@@ -363,7 +381,7 @@ func (m *Manager) forgetDead(ctx context.Context) {
 	m.mu.Lock()
 	var old []*kernel
 	for _, k := range m.kernels {
-		if k.dead() && time.Since(k.deadSince) > m.o.DeadRetention {
+		if k.dead() && !k.record.isTerminals() && time.Since(k.deadSince) > m.o.DeadRetention {
 			old = append(old, k)
 		}
 	}
@@ -378,6 +396,9 @@ func (m *Manager) forgetDead(ctx context.Context) {
 // count moves a kernel between the states of the kernels metric. The caller
 // holds mu.
 func (m *Manager) count(k *kernel, from, to jupyter.State) {
+	if k.record.isTerminals() {
+		return
+	}
 	if from != "" {
 		m.o.Metrics.Kernels.WithLabelValues(string(from)).Dec()
 	}

@@ -27,7 +27,7 @@ const maxKernels = 1000
 // kernelsOf counts a workspace's kernels. The caller holds mu.
 func (m *Manager) kernelsOf(workspace string) (n int) {
 	for _, k := range m.kernels {
-		if k.record.Workspace == workspace {
+		if k.record.Workspace == workspace && !k.record.isTerminals() {
 			n++
 		}
 	}
@@ -120,7 +120,7 @@ func (m *Manager) provision(ctx context.Context, k *kernel, spec sandboxes.Kerne
 	r := k.record
 	// The record names the sandbox before it exists, so that a gateway that
 	// is killed in between finds out whose it is, or that it is nobody's.
-	r.Sandbox = "k-" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	r.Sandbox = r.sandboxID()
 	r.Dead, r.DeadAt, r.Reason = false, time.Time{}, ""
 	sandbox, err := m.sandboxSpec(r, spec)
 	if err != nil {
@@ -264,12 +264,22 @@ func (m *Manager) Shutdown(ctx context.Context, workspace, id string) error {
 	if err != nil {
 		return err
 	}
+	return m.shutdown(ctx, k)
+}
+
+func (m *Manager) shutdown(ctx context.Context, k *kernel) error {
 	if err := k.acquire(ctx); err != nil {
 		return err
 	}
 	defer k.release()
+	return m.end(ctx, k)
+}
+
+// end is Shutdown for a caller that holds the kernel's operation.
+func (m *Manager) end(ctx context.Context, k *kernel) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	id := k.record.ID
 
 	m.mu.Lock()
 	agent, removed, sandbox := k.agent, k.removed, k.record.Sandbox
@@ -309,17 +319,23 @@ func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection
 		case k.dead():
 			return Connection{}, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
 		case k.agent != nil && k.status.Ready:
-			k.connections++
-			m.o.Metrics.Sockets.Inc()
-			return Connection{
-				Agent: k.agent.Endpoint, Token: k.agent.Token,
-				Close: func() { m.disconnected(k) },
-				Dead:  func(ctx context.Context) (string, bool) { return m.waitDead(ctx, k) },
-			}, nil
+			return m.connection(k), nil
 		}
 		if m.waitChange(ctx, k) != nil {
 			return Connection{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
 		}
+	}
+}
+
+// connection admits one WebSocket. The caller holds mu, and the kernel has an
+// agent.
+func (m *Manager) connection(k *kernel) Connection {
+	k.connections++
+	m.o.Metrics.Sockets.Inc()
+	return Connection{
+		Agent: k.agent.Endpoint, Token: k.agent.Token,
+		Close: func() { m.disconnected(k) },
+		Dead:  func(ctx context.Context) (string, bool) { return m.waitDead(ctx, k) },
 	}
 }
 
@@ -412,7 +428,7 @@ func (m *Manager) ShutdownAll(ctx context.Context) error {
 	group.SetLimit(8)
 	for _, k := range all {
 		group.Go(func() error {
-			err := m.Shutdown(ctx, k.record.Workspace, k.record.ID)
+			err := m.shutdown(ctx, k)
 			if errors.Is(err, ErrNotFound) {
 				return nil
 			}
