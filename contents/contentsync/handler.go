@@ -279,6 +279,9 @@ func (l *link) deleteDirectory(w http.ResponseWriter, r *http.Request) error {
 // for lost.
 const maxPending = 1024
 
+// watchBegins is by when a store surely watches.
+const watchBegins = time.Second
+
 func (l *link) getChanges(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -308,6 +311,10 @@ func (l *link) getChanges(w http.ResponseWriter, r *http.Request) error {
 	lines, control := json.NewEncoder(w), http.NewResponseController(w)
 	beat := time.NewTicker(agentapi.FilesHeartbeat)
 	defer beat.Stop()
+	// Nothing says when Watch has begun. It is soon, and what happened before is
+	// found by another look.
+	begun := time.NewTimer(watchBegins)
+	defer begun.Stop()
 	var next agentapi.FilesChange // the first line says that changes are watched
 	for {
 		if lines.Encode(next) != nil || len(pending) == 0 && control.Flush() != nil {
@@ -318,6 +325,8 @@ func (l *link) getChanges(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		case next = <-pending:
 		case <-missed:
+			next = agentapi.FilesChange{Lost: true}
+		case <-begun.C:
 			next = agentapi.FilesChange{Lost: true}
 		case <-beat.C:
 			next = agentapi.FilesChange{}

@@ -52,7 +52,7 @@ const (
 	settleAtMost = time.Second            // from the first change, if it does not stop
 	rescanEvery  = 30 * time.Second       // where inotify misses something
 	resyncEvery  = 5 * time.Minute        // where another gateway changed something
-	retryFirst   = 200 * time.Millisecond
+	retryFirst   = 100 * time.Millisecond
 	retryLast    = 30 * time.Second
 )
 

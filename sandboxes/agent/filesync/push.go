@@ -26,21 +26,29 @@ func (s *Syncer) push(r *remote, c change, was synced, here stat) error {
 	}
 	switch here.kind {
 	case absent:
-		return s.pushDelete(r, p, was)
+		return s.pushDelete(r, c, was)
 	case directory:
-		return s.pushDirectory(r, p, was, here)
+		return s.pushDirectory(r, c, was, here)
 	case regular:
 		if was.etag == directoryTag {
-			return s.pushDelete(r, p, was) // first: a directory became a file
+			return s.pushDelete(r, c, was) // first: a directory became a file
 		}
 		return s.pushFile(r, c, was, here)
 	}
 	return nil
 }
 
-func (s *Syncer) pushDelete(r *remote, p string, was synced) error {
+// fillTries is how often a directory that is gone here and is not empty there is
+// looked at again, before it comes back: what is in it may be on its way out.
+const fillTries = 3
+
+func (s *Syncer) pushDelete(r *remote, c change, was synced) error {
+	p := c.path
 	var err error
-	if was.etag != "" {
+	switch {
+	case was.etag == directoryTag && s.pendingBelow(p):
+		return errAgain // it is not empty yet
+	case was.etag != "":
 		err = r.remove(r.ctx, p, was.etag)
 	}
 	var newer *overtaken
@@ -50,8 +58,8 @@ func (s *Syncer) pushDelete(r *remote, p string, was synced) error {
 		// Something else may be here by now.
 		s.queue.add(change{path: p, local: true})
 		return nil
-	case statusOf(err) == http.StatusConflict && was.etag == directoryTag && s.pendingBelow(p):
-		return errAgain // it is not empty yet
+	case statusOf(err) == http.StatusConflict && was.etag == directoryTag && c.tries < fillTries:
+		return errAgain
 	case errors.As(err, &newer), statusOf(err) == http.StatusConflict:
 		// It was changed, or filled, after it was seen here: it comes back.
 		s.table.set(p, synced{})
@@ -61,9 +69,10 @@ func (s *Syncer) pushDelete(r *remote, p string, was synced) error {
 	return err
 }
 
-func (s *Syncer) pushDirectory(r *remote, p string, was synced, here stat) error {
+func (s *Syncer) pushDirectory(r *remote, c change, was synced, here stat) error {
+	p := c.path
 	if was.etag != "" && was.etag != directoryTag {
-		return s.pushDelete(r, p, was) // first: a file became a directory
+		return s.pushDelete(r, c, was) // first: a file became a directory
 	}
 	err := r.makeDirectory(r.ctx, p)
 	if statusOf(err) == http.StatusConflict {

@@ -105,10 +105,10 @@ func (s *Syncer) seen(p string, op fsnotify.Op) {
 		s.watch.remove(p)
 		// Later than what has come in its place, so that what was renamed is
 		// never in neither place.
-		s.queue.add(change{path: p, local: true, after: 2 * settle})
 		for _, inside := range s.table.below(p) {
 			s.queue.add(change{path: inside, local: true, after: 2 * settle})
 		}
+		s.queue.add(change{path: p, local: true, after: 2 * settle})
 		return
 	}
 	s.queue.add(change{path: p, local: true, after: settle})
