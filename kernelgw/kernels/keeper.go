@@ -23,7 +23,7 @@ func (m *Manager) keep(ctx context.Context, k *kernel, spec sandboxes.Spec, crea
 	cancel()
 	created <- err
 	if err != nil {
-		m.o.Metrics.KernelStarts.WithLabelValues("failed").Inc()
+		m.countStart(k, "failed")
 		m.o.Metrics.SandboxErrors.WithLabelValues("create").Inc()
 		m.o.Log.Error("cannot create a sandbox", "kernel", k.record.ID, "sandbox", spec.ID, "error", err)
 		// The cause is for the operator's log: it names the host's paths.
@@ -112,7 +112,7 @@ func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 	}
 	if err != nil {
 		m.o.Metrics.AgentErrors.WithLabelValues("ready").Inc()
-		m.o.Metrics.KernelStarts.WithLabelValues("failed").Inc()
+		m.countStart(k, "failed")
 		m.o.Log.Error("the agent of a new sandbox does not answer", "kernel", k.record.ID, "sandbox", sandbox.Spec.ID, "error", err)
 		m.destroy(ctx, sandbox.Spec.ID)
 		return "its sandbox did not answer"
@@ -163,18 +163,40 @@ func (m *Manager) observe(k *kernel, told agentapi.Status) {
 	m.o.Metrics.Replayed.Add(float64(k.status.Replayed - before.Replayed))
 	m.o.Metrics.Dropped.Add(float64(k.status.Dropped - before.Dropped))
 	if k.status.Ready && !k.starting.IsZero() {
-		m.o.Metrics.KernelStarts.WithLabelValues("ready").Inc()
-		m.o.Metrics.StartSeconds.Observe(time.Since(k.starting).Seconds())
+		m.countStart(k, "ready")
 		k.starting = time.Time{}
+	}
+	if k.status.Terminals > 0 {
+		k.emptySince = time.Time{}
+	} else if k.emptySince.IsZero() {
+		k.emptySince = time.Now()
 	}
 	k.report()
 	k.notify()
+}
+
+// countStart counts how the start of a kernel went.
+func (m *Manager) countStart(k *kernel, how string) {
+	if k.record.isTerminals() {
+		return
+	}
+	m.o.Metrics.KernelStarts.WithLabelValues(how).Inc()
+	if how == "ready" {
+		m.o.Metrics.StartSeconds.Observe(time.Since(k.starting).Seconds())
+	}
 }
 
 // ended marks a kernel dead after its sandbox has ended, and removes what is
 // left of the sandbox. Clients learn of it first.
 func (m *Manager) ended(ctx context.Context, k *kernel, sandbox, reason string) {
 	m.o.Log.Warn("a kernel died", "kernel", k.record.ID, "sandbox", sandbox, "reason", reason)
+	if k.record.isTerminals() { // nobody restarts it
+		m.mu.Lock()
+		k.status.Reason = printable(reason)
+		m.mu.Unlock()
+		m.terminated(ctx, k, sandbox)
+		return
+	}
 	m.mu.Lock()
 	m.count(k, k.status.ExecutionState, jupyter.Dead)
 	k.agent, k.starting = nil, time.Time{}

@@ -22,6 +22,7 @@ type kernel struct {
 	agent       *agentapi.Client // nil while no agent listens
 	starting    time.Time        // when the current start was asked for; zero once it is ready
 	deadSince   time.Time        // when the execution state became dead
+	emptySince  time.Time        // since when a sandbox of terminals has none; zero while it has some
 	connections int
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above
@@ -110,6 +111,7 @@ func trusted(st agentapi.Status, previous agentapi.Status, now time.Time) agenta
 	st.Replayed = counted(st.Replayed, previous.Replayed)
 	st.Dropped = counted(st.Dropped, previous.Dropped)
 	st.Reason = printable(st.Reason)
+	st.Terminals = min(max(st.Terminals, 0), maxTerminalsTold)
 	return st
 }
 

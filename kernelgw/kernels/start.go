@@ -145,18 +145,14 @@ func (m *Manager) provision(ctx context.Context, k *kernel, spec sandboxes.Kerne
 
 // sandboxSpec describes the sandbox of a kernel.
 func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Spec, error) {
-	parsed, err := kernelspec.Parse(spec.JSON)
+	told, err := m.agentConfig(r, spec)
 	if err != nil {
-		return sandboxes.Spec{}, fmt.Errorf("%w: kernelspec %s: %w", ErrUnknownSpec, spec.Name, err)
+		return sandboxes.Spec{}, err
 	}
 	var token [32]byte
 	rand.Read(token[:]) //nolint:errcheck // never fails: crypto/rand ends the program instead
-	config, err := json.Marshal(agentapi.Config{
-		Token: hex.EncodeToString(token[:]), KernelID: r.ID, KernelName: r.Name,
-		Spec: parsed, ResourceDir: spec.Dir, Env: r.Env, Cwd: r.Cwd,
-		MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes,
-		MaxMessageBytes: m.o.MaxMessageBytes,
-	})
+	told.Token = hex.EncodeToString(token[:])
+	config, err := json.Marshal(told)
 	if err != nil {
 		return sandboxes.Spec{}, fmt.Errorf("cannot encode the agent configuration of kernel %s: %w", r.ID, err)
 	}
@@ -164,6 +160,22 @@ func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Sp
 		ID: r.Sandbox, Image: m.o.Image, AgentConfig: config, Resources: m.o.Resources,
 		Labels: map[string]string{"kernel": r.ID, "workspace": r.Workspace, "owner": r.Owner, "kernelspec": r.Name},
 	}, nil
+}
+
+// agentConfig is what the agent in a sandbox is told, without its token.
+func (m *Manager) agentConfig(r record, spec sandboxes.Kernelspec) (agentapi.Config, error) {
+	c := agentapi.Config{MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes}
+	if r.isTerminals() {
+		c.MaxTerminals, c.TerminalIdle = m.o.MaxTerminals, m.o.TerminalIdle
+		return c, nil
+	}
+	parsed, err := kernelspec.Parse(spec.JSON)
+	if err != nil {
+		return c, fmt.Errorf("%w: kernelspec %s: %w", ErrUnknownSpec, spec.Name, err)
+	}
+	c.KernelID, c.KernelName, c.Spec, c.ResourceDir = r.ID, r.Name, parsed, spec.Dir
+	c.Env, c.Cwd, c.MaxMessageBytes = r.Env, r.Cwd, m.o.MaxMessageBytes
+	return c, nil
 }
 
 // Interrupt interrupts what the kernel runs.
