@@ -41,6 +41,7 @@ type Agent struct {
 	requests   []string
 	status     agentapi.Status
 	changed    chan struct{} // closed and replaced at each change of status
+	terminals  []string      // names, in order
 }
 
 func newAgent(config []byte, socket string) *Agent {
@@ -323,7 +324,9 @@ func (a *Agent) serve(w http.ResponseWriter, r *http.Request) {
 	case "GET /v1/channels":
 		a.channels(w, r)
 	default:
-		http.NotFound(w, r)
+		if !a.terminalsAPI(w, r) {
+			http.NotFound(w, r)
+		}
 	}
 }
 
@@ -380,6 +383,17 @@ var upgrader = websocket.Upgrader{
 
 // channels upgrades and lets onChannels, or the echo, talk.
 func (a *Agent) channels(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	talk := a.onChannels
+	a.mu.Unlock()
+	if talk == nil {
+		talk = echo
+	}
+	a.talk(w, r, talk)
+}
+
+// talk upgrades and lets play talk.
+func (a *Agent) talk(w http.ResponseWriter, r *http.Request, play func(*websocket.Conn, *http.Request)) {
 	ws, err := upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		return // Upgrade has answered
@@ -391,7 +405,6 @@ func (a *Agent) channels(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.sockets[ws] = true
-	talk := a.onChannels
 	a.updateLocked(func(*agentapi.Status) {})
 	a.mu.Unlock()
 	defer func() {
@@ -400,10 +413,7 @@ func (a *Agent) channels(w http.ResponseWriter, r *http.Request) {
 		delete(a.sockets, ws)
 		a.updateLocked(func(*agentapi.Status) {})
 	}()
-	if talk == nil {
-		talk = echo
-	}
-	talk(ws, r)
+	play(ws, r)
 }
 
 // echo sends every message back as it came, until the peer goes.
