@@ -133,10 +133,15 @@ func socketTellsNothing(t testing.TB, s *target) {
 // the token that the server printed.
 func login(t testing.TB, s *target) []*http.Cookie {
 	t.Helper()
-	cookies := s.Do(t, "GET", "?token="+s.Token, nil, probe.Anonymous, probe.With("Accept", "text/html,*/*;q=0.8")).Want(t, 200, 302).Cookies()
-	if len(cookies) == 0 {
-		t.Fatal("a page opened with the token set no cookie: JupyterLab's sockets and images need one")
+	var cookies []*http.Cookie
+	// The root of a stock server with JupyterLab leads to its page, which logs in.
+	for _, path := range []string{"", "lab"} {
+		cookies = s.Do(t, "GET", path+"?token="+s.Token, nil, probe.Anonymous, probe.With("Accept", "text/html,*/*;q=0.8")).Want(t, 200, 302).Cookies()
+		if len(cookies) > 0 {
+			return cookies
+		}
 	}
+	t.Fatal("a page opened with the token set no cookie: JupyterLab's sockets and images need one")
 	return cookies
 }
 

@@ -54,6 +54,13 @@ var (
 		}
 		return newTarget(&p.Server, p, true), nil
 	})
+	stockLab = sync.OnceValues(func() (*target, error) {
+		p, err := servers.Lab(context.Background(), nil)
+		if err != nil {
+			return nil, err
+		}
+		return newTarget(&p.Server, p, true), nil
+	})
 	started []*servers.Process
 )
 
@@ -95,6 +102,7 @@ func TestMain(m *testing.M) {
 type check struct {
 	name      string
 	extension *extension // nil for what stock servers do too
+	lab       bool       // of JupyterLab's pages: the stock server is one with JupyterLab
 	run       func(t testing.TB, s *target)
 }
 
@@ -117,7 +125,7 @@ func allChecks() []check {
 		serverChecks, specChecks, kernelChecks, sessionChecks, authChecks, originChecks,
 		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
 		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
-		terminalChecks, eventChecks,
+		terminalChecks, eventChecks, pageChecks, settingChecks, layoutChecks,
 	} {
 		all = append(all, some...)
 	}
@@ -138,13 +146,17 @@ func TestKernelgw(t *testing.T) {
 }
 
 func TestStock(t *testing.T) {
-	shared, err := stock()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range allChecks() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			start := stock
+			if c.lab {
+				start = stockLab
+			}
+			shared, err := start()
+			if err != nil {
+				t.Fatal(err)
+			}
 			switch {
 			case c.extension == nil:
 				c.run(t, shared)

@@ -151,10 +151,11 @@ func (a *Answer) Cookies() []*http.Cookie {
 // raises in the client.
 var strictTime = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$`)
 
-// checkTimes holds every model of every answer against strictTime.
+// checkTimes holds every model of every answer against strictTime. The API of
+// JupyterLab's own server is not among what the gateway client reads.
 func (a *Answer) checkTimes(t testing.TB) {
 	t.Helper()
-	if !strings.HasPrefix(a.Header.Get("Content-Type"), "application/json") {
+	if !strings.HasPrefix(a.Header.Get("Content-Type"), "application/json") || strings.Contains(a.what, " lab/api/") {
 		return
 	}
 	var body any

@@ -22,12 +22,17 @@ func Stock(ctx context.Context) (*Process, error) {
 	return p, nil
 }
 
-// Lab starts the JupyterLab of .cache/venv/clients with a gateway for its
-// kernels, as "jupyter lab --gateway-url" does, and waits until it answers.
+// Lab starts the JupyterLab of .cache/venv/clients, which has Notebook too, and
+// waits until it answers. With a gateway it gets its kernels from there, as
+// "jupyter lab --gateway-url" does; nil is for its own.
 func Lab(ctx context.Context, gateway *probe.Server) (*Process, error) {
-	p, err := jupyter(ctx, "clients", "jupyterlab", "--gateway-url="+gateway.Base, "--GatewayClient.auth_token="+gateway.Token)
+	var args []string
+	if gateway != nil {
+		args = []string{"--gateway-url=" + gateway.Base, "--GatewayClient.auth_token=" + gateway.Token}
+	}
+	p, err := jupyter(ctx, "clients", "jupyterlab", args...)
 	if err != nil {
-		return nil, fmt.Errorf("cannot start jupyter lab --gateway-url: %w", err)
+		return nil, fmt.Errorf("cannot start jupyter lab: %w", err)
 	}
 	return p, nil
 }
