@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kernelgw/sandboxes/agent/filesync"
 	"kernelgw/sandboxes/agentapi"
 )
 
@@ -24,6 +25,9 @@ type Agent struct {
 	over     chan struct{} // closed when the kernel is gone for good
 
 	terminals *terminals // nil when there is a kernel
+
+	files *filesync.Syncer // set by Run before it serves; nil when the home is the sandbox's own
+	saved chan struct{}    // closed when the kernel is gone and its files are saved
 
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
@@ -57,6 +61,7 @@ func New(o Options) (*Agent, error) {
 		commands: make(chan command),
 		news:     news,
 		over:     make(chan struct{}),
+		saved:    make(chan struct{}),
 	}
 	if !o.Config.HasKernel() {
 		a.terminals = newTerminals(a)
@@ -70,7 +75,16 @@ func New(o Options) (*Agent, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if err := a.openFiles(); err != nil {
+		a.opts.Listener.Close()
+		return err
+	}
+	syncing, stopSyncing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSyncing()
 	var helpers sync.WaitGroup
+	if a.files != nil {
+		helpers.Go(func() { a.files.Run(syncing) })
+	}
 	helpers.Go(func() { a.tick(ctx) })
 	helpers.Go(func() { a.watchLimits(ctx) })
 	if a.opts.OwnsDescendants {
@@ -85,6 +99,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stop()
 	supervisor.Go(func() {
 		if a.terminals != nil {
+			if a.files != nil {
+				a.files.KernelStarted()
+			}
 			a.terminals.keep(supervised)
 			return
 		}
@@ -98,6 +115,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	case <-a.over:
 	}
 	supervisor.Wait()
+	a.saveFiles()
 	a.hub.waitForSockets(drainTime + closeTime)
 	a.hub.cutSockets()
 	a.hub.waitForSockets(closeTime)
@@ -107,6 +125,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		server.Close()
 	}
 	cancel()
+	stopSyncing()
 	helpers.Wait()
 	if a.opts.OwnsDescendants {
 		a.reaper.drain(closeTime)

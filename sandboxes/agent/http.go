@@ -77,6 +77,9 @@ func (a *Agent) handler() http.Handler {
 	if a.terminals != nil {
 		own = terminalRoutes
 	}
+	if a.files != nil {
+		own = slices.Concat(own, fileRoutes)
+	}
 	for _, r := range slices.Concat(routeTable, own) {
 		mux.HandleFunc(r.method+" "+r.path, func(w http.ResponseWriter, req *http.Request) { r.handler(a, w, req) })
 	}
@@ -178,6 +181,7 @@ func (a *Agent) postShutdown(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
+	<-a.saved // the caller may take the sandbox away after the answer
 	w.WriteHeader(http.StatusNoContent)
 }
 

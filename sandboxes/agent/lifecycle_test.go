@@ -437,7 +437,7 @@ func TestKernelInfoIsNoActivity(t *testing.T) {
 
 func TestEveryRouteNeedsTheToken(t *testing.T) {
 	r := start(t, nil)
-	for _, route := range slices.Concat(routeTable, kernelRoutes, terminalRoutes) {
+	for _, route := range slices.Concat(routeTable, kernelRoutes, terminalRoutes, fileRoutes) {
 		for _, authorization := range []string{
 			"", "Bearer", "Bearer ", "Bearer wrong", "Bearer " + testToken + "x", "Bearer " + testToken[1:],
 			"token " + testToken, "Basic " + testToken, testToken, "Bearer  " + testToken,

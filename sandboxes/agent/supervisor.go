@@ -29,8 +29,8 @@ func (a *Agent) supervise(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	s := &supervisor{Agent: a}
-	s.start()
-	for s.step(ctx) {
+	for more := s.awaitFiles(ctx); more; {
+		more = s.step(ctx)
 	}
 	close(a.over)
 }

@@ -18,7 +18,7 @@ import (
 // the gateway dials:
 //
 //	GET  /v1/files/link   101, with "Upgrade: kernelgw-files"; a new link ends the one before
-//	POST /v1/files/flush  200 FilesStatus when all that was written is in the store, 504 FilesStatus when that takes longer than FlushPatience
+//	POST /v1/files/flush  200 FilesStatus when all that was written is in the store, 504 when that takes longer than FlushPatience
 //	GET  /v1/files        200 FilesStatus
 //
 // On an upgraded connection the agent is the client of HTTP/2 and the gateway
