@@ -2,6 +2,7 @@ package contents
 
 import (
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"os"
 	"sync"
@@ -62,6 +63,9 @@ type At struct {
 type Handlers struct {
 	o    Options
 	skim sync.Pool // *bufio.Reader of bodies
+	seed maphash.Seed
+
+	trusting [64]sync.Mutex // by person and document: who adds to one holds it
 
 	mu      sync.Mutex
 	uploads map[uploadKey]*upload
@@ -88,5 +92,5 @@ func New(o Options) *Handlers {
 	if o.Observe == nil {
 		o.Observe = func(string, string, string, string) {}
 	}
-	return &Handlers{o: o, uploads: map[uploadKey]*upload{}}
+	return &Handlers{o: o, seed: maphash.MakeSeed(), uploads: map[uploadKey]*upload{}}
 }

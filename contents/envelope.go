@@ -1,0 +1,457 @@
+package contents
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+const (
+	// envelopeValue bounds what is beside the content in a request's body.
+	envelopeValue = 64 << 10
+	// envelopeDepth bounds how deep values are nested, there and in notebooks.
+	envelopeDepth = 200
+)
+
+// envelope is the body of a request, a model of which the client fills in what it
+// wants. The content is in a spool: as it is sent when it is no string (JSON), and
+// unescaped when it is.
+type envelope struct {
+	Type     string `json:"type"`
+	Format   string `json:"format"`
+	Path     string `json:"path"`
+	CopyFrom string `json:"copy_from"`
+	Ext      string `json:"ext"`
+	Chunk    *int   `json:"chunk"`
+
+	empty   bool   // there was no body, or only null
+	kind    byte   // first byte of the content's value: '{', '"', ...; 0 when there is none
+	content *spool // nil when kind is 0
+}
+
+// Close lets the content go.
+func (e *envelope) Close() {
+	if e.content != nil {
+		e.content.Close()
+	}
+}
+
+// readEnvelope reads a request's body without holding its content in memory. The
+// caller closes the envelope, unless there is an error.
+func (h *Handlers) readEnvelope(w http.ResponseWriter, r *http.Request) (*envelope, error) {
+	body := http.MaxBytesReader(w, r.Body, h.o.MaxBodyBytes)
+	buffered, ok := h.skim.Get().(*bufio.Reader)
+	if !ok {
+		buffered = bufio.NewReaderSize(nil, 64<<10)
+	}
+	buffered.Reset(body)
+	defer func() {
+		buffered.Reset(nil)
+		h.skim.Put(buffered)
+	}()
+	reader := envelopeReader{r: buffered, content: h.spool(h.o.MaxBodyBytes)}
+	e, err := reader.read()
+	if err != nil {
+		reader.content.Close()
+		var tooLong *http.MaxBytesError
+		switch {
+		case errors.As(err, &tooLong):
+			return nil, failed(tooLong, "")
+		case errors.Is(err, errJSON), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, &Error{Status: http.StatusBadRequest, Message: "Invalid JSON in body of request", Cause: err}
+		}
+		return nil, spoolFailed(err)
+	}
+	return e, nil
+}
+
+// errJSON is what no JSON text of a model can be.
+var errJSON = errors.New("not a JSON object of a model")
+
+func notJSON(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errJSON, fmt.Sprintf(format, args...))
+}
+
+type envelopeReader struct {
+	r       *bufio.Reader
+	content *spool
+	small   strings.Builder
+}
+
+func (d *envelopeReader) read() (*envelope, error) {
+	e := &envelope{}
+	first, err := d.skipSpace()
+	if errors.Is(err, io.EOF) {
+		e.empty = true
+		return e, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if first == 'n' {
+		e.empty = true
+		return e, d.end(d.copyValue(first, &d.small))
+	}
+	if first != '{' {
+		return nil, notJSON("it begins with %q", first)
+	}
+	members := map[string]json.RawMessage{}
+	for separator := byte('{'); ; {
+		c, err := d.skipSpace()
+		if err != nil {
+			return nil, err
+		}
+		if c == '}' && separator == '{' {
+			break
+		}
+		if c != '"' {
+			return nil, notJSON("%q instead of a key", c)
+		}
+		if err := d.member(e, members); err != nil {
+			return nil, err
+		}
+		if separator, err = d.skipSpace(); err != nil {
+			return nil, err
+		}
+		if separator == '}' {
+			break
+		}
+		if separator != ',' {
+			return nil, notJSON("%q after a value", separator)
+		}
+	}
+	if err := d.end(nil); err != nil {
+		return nil, err
+	}
+	known, err := json.Marshal(members)
+	if err == nil {
+		err = json.Unmarshal(known, e)
+	}
+	if err != nil {
+		return nil, notJSON("%v", err)
+	}
+	return e, nil
+}
+
+// end makes sure that nothing follows.
+func (d *envelopeReader) end(err error) error {
+	if err != nil {
+		return err
+	}
+	c, err := d.skipSpace()
+	if err == nil {
+		return notJSON("%q after the end", c)
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// member reads a key, whose quote was read, and its value.
+func (d *envelopeReader) member(e *envelope, members map[string]json.RawMessage) error {
+	d.small.Reset()
+	if err := d.unescape(&bounded{w: &d.small}); err != nil {
+		return err
+	}
+	key := d.small.String()
+	colon, err := d.skipSpace()
+	if err != nil {
+		return err
+	}
+	if colon != ':' {
+		return notJSON("%q after a key", colon)
+	}
+	first, err := d.skipSpace()
+	if err != nil {
+		return err
+	}
+	if key != "content" {
+		d.small.Reset()
+		if err := d.copyValue(first, &bounded{w: &d.small}); err != nil {
+			return err
+		}
+		switch key {
+		case "type", "format", "path", "copy_from", "ext", "chunk":
+			members[key] = json.RawMessage(d.small.String())
+		}
+		return nil
+	}
+	if e.kind != 0 {
+		return notJSON("two contents")
+	}
+	if first == 'n' {
+		return d.copyValue(first, &bounded{w: io.Discard})
+	}
+	e.kind, e.content = first, d.content
+	if first == '"' {
+		return d.unescape(d.content)
+	}
+	return d.copyValue(first, d.content)
+}
+
+// bounded is a writer of what must be small.
+type bounded struct {
+	w io.Writer
+	n int
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.n += len(p); b.n > envelopeValue {
+		return 0, notJSON("a value beside the content has more than %d bytes", envelopeValue)
+	}
+	return b.w.Write(p)
+}
+
+func (d *envelopeReader) skipSpace() (byte, error) {
+	for {
+		c, err := d.r.ReadByte()
+		if err != nil || c != ' ' && c != '\n' && c != '\t' && c != '\r' {
+			return c, err
+		}
+	}
+}
+
+// copyValue copies a JSON value, whose first byte was read, without judging what
+// is between its brackets: whoever parses it does.
+func (d *envelopeReader) copyValue(first byte, w io.Writer) error {
+	depth, quoted, escaped := 0, false, false
+	if _, err := w.Write([]byte{first}); err != nil {
+		return err
+	}
+	switch first {
+	case '{', '[':
+		depth = 1
+	case '"':
+		quoted = true
+	default:
+		return d.copyScalar(w)
+	}
+	for depth > 0 || quoted {
+		piece, err := d.piece()
+		if err != nil {
+			return err
+		}
+		n := 0
+		for n < len(piece) && (depth > 0 || quoted) {
+			c := piece[n]
+			n++
+			switch {
+			case escaped:
+				escaped = false
+			case quoted:
+				if c == '\\' {
+					escaped = true
+				} else if c == '"' {
+					quoted = false
+				}
+			case c == '"':
+				quoted = true
+			case c == '{' || c == '[':
+				depth++
+			case c == '}' || c == ']':
+				depth--
+			}
+		}
+		if _, err := w.Write(piece[:n]); err != nil {
+			return err
+		}
+		d.discard(n)
+	}
+	return nil
+}
+
+// copyScalar copies the rest of a number or a word.
+func (d *envelopeReader) copyScalar(w io.Writer) error {
+	for range envelopeDepth {
+		next, err := d.r.Peek(1)
+		if errors.Is(err, io.EOF) || err == nil && strings.IndexByte(" \n\t\r,}]", next[0]) >= 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(next); err != nil {
+			return err
+		}
+		d.discard(1)
+	}
+	return notJSON("an endless number")
+}
+
+// piece returns what is buffered, at least a byte.
+func (d *envelopeReader) piece() ([]byte, error) {
+	if _, err := d.r.Peek(1); err != nil {
+		return nil, unexpected(err)
+	}
+	return d.r.Peek(d.r.Buffered())
+}
+
+// discard drops bytes that were peeked at, which cannot fail.
+func (d *envelopeReader) discard(n int) { _, _ = d.r.Discard(n) }
+
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// unescape copies the text of a JSON string, whose quote was read.
+func (d *envelopeReader) unescape(w io.Writer) error {
+	for {
+		piece, err := d.piece()
+		if err != nil {
+			return err
+		}
+		n := 0
+		for n < len(piece) && piece[n] != '"' && piece[n] != '\\' && piece[n] >= ' ' {
+			n++
+		}
+		if _, err := w.Write(piece[:n]); err != nil {
+			return err
+		}
+		if n == len(piece) {
+			d.discard(n)
+			continue
+		}
+		c := piece[n]
+		d.discard(n + 1)
+		switch {
+		case c == '"':
+			return nil
+		case c != '\\':
+			return notJSON("a control character in a string")
+		}
+		if err := d.escape(w); err != nil {
+			return err
+		}
+	}
+}
+
+var escapes = map[byte]string{'"': `"`, '\\': `\`, '/': "/", 'b': "\b", 'f': "\f", 'n': "\n", 'r': "\r", 't': "\t"}
+
+func (d *envelopeReader) escape(w io.Writer) error {
+	c, err := d.r.ReadByte()
+	if err != nil {
+		return unexpected(err)
+	}
+	if c != 'u' {
+		text, ok := escapes[c]
+		if !ok {
+			return notJSON(`\%c in a string`, c)
+		}
+		_, err = io.WriteString(w, text)
+		return err
+	}
+	r, err := d.hex()
+	if err != nil {
+		return err
+	}
+	if utf16.IsSurrogate(r) {
+		next, err := d.r.Peek(2)
+		if err != nil || string(next) != `\u` {
+			return notJSON("half of a character in a string")
+		}
+		d.discard(2)
+		low, err := d.hex()
+		if err != nil {
+			return err
+		}
+		if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
+			return notJSON("half of a character in a string")
+		}
+	}
+	_, err = w.Write(utf8.AppendRune(nil, r))
+	return err
+}
+
+func (d *envelopeReader) hex() (rune, error) {
+	var digits [4]byte
+	if _, err := io.ReadFull(d.r, digits[:]); err != nil {
+		return 0, unexpected(err)
+	}
+	r, ok := hex4(digits[:])
+	if !ok {
+		return 0, notJSON(`\u%s in a string`, digits)
+	}
+	return r, nil
+}
+
+// hex4 reads four hexadecimal digits.
+func hex4(b []byte) (r rune, ok bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	for _, c := range b[:4] {
+		switch {
+		case '0' <= c && c <= '9':
+			r = r<<4 | rune(c-'0')
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			r = r<<4 | rune(c|0x20-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return r, true
+}
+
+// decoded returns the bytes of a file that an envelope's content is: text, or the
+// base64 of anything. The caller closes the spool, which may be the envelope's own.
+func (h *Handlers) decoded(e *envelope) (*spool, error) {
+	if e.Format != "text" && e.Format != "base64" {
+		return nil, fail(http.StatusBadRequest, "Must specify format of file contents as 'text' or 'base64'")
+	}
+	if e.kind == 0 {
+		return h.spool(0), nil
+	}
+	if e.kind != '"' {
+		return nil, fail(http.StatusBadRequest, "The content of a file is a string")
+	}
+	if e.Format == "text" {
+		var text textCheck
+		if _, err := io.Copy(&text, e.content.reader()); err != nil {
+			return nil, spoolFailed(err)
+		}
+		if !text.valid() {
+			return nil, fail(http.StatusBadRequest, "The content is not UTF-8")
+		}
+		if e.content.size > h.o.MaxFileBytes {
+			return nil, spoolFailed(&tooLargeError{h.o.MaxFileBytes})
+		}
+		return e.content, nil
+	}
+	binary := h.spool(h.o.MaxFileBytes)
+	_, err := io.Copy(binary, base64.NewDecoder(base64.StdEncoding, e.content.reader()))
+	if err != nil {
+		binary.Close()
+		var corrupt base64.CorruptInputError
+		if errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, &Error{Status: http.StatusBadRequest, Message: "The content is not base64", Cause: err}
+		}
+		return nil, spoolFailed(err)
+	}
+	return binary, nil
+}
+
+// spoolFailed is the answer when a body could not be kept on the way.
+func spoolFailed(err error) error {
+	var full *tooLargeError
+	if errors.As(err, &full) {
+		return &Error{Status: http.StatusRequestEntityTooLarge, Message: sentence(full.Error())}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return &Error{Status: http.StatusBadRequest, Message: "The request broke off", Cause: err}
+	}
+	return &Error{
+		Status: http.StatusServiceUnavailable, RetryAfter: 10,
+		Message: "The server has no room for the file on its way to the storage; try again later", Cause: err,
+	}
+}

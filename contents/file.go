@@ -1,0 +1,147 @@
+package contents
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// maxRanges bounds the ranges that one request may want: each is a request to the
+// store.
+const maxRanges = 8
+
+// File answers GET and HEAD files/PATH: the bytes, for a browser to show or to
+// save. What a person's file does there, it does in an origin of its own.
+func (h *Handlers) File(w http.ResponseWriter, r *http.Request, at At) error {
+	path, err := visible(at.Path)
+	if err != nil {
+		return err
+	}
+	e, err := h.o.Store.Stat(r.Context(), at.Workspace, path)
+	if err != nil {
+		return failed(err, path)
+	}
+	if e.Directory {
+		return fail(http.StatusForbidden, "%s is a directory", path)
+	}
+	return h.serve(w, r, at, e, r.URL.Query().Get("download") != "")
+}
+
+// serve answers with a version's bytes, or those ranges of them that are wanted.
+func (h *Handlers) serve(w http.ResponseWriter, r *http.Request, at At, e Entry, download bool) error {
+	_, name := split(e.Path)
+	content := &storedContent{ctx: r.Context(), store: h.o.Store, workspace: at.Workspace, e: e}
+	defer content.Close()
+	kind := servedType(name)
+	if kind == "" {
+		var err error
+		if kind, err = content.sniff(); err != nil {
+			return failed(err, e.Path)
+		}
+	}
+	header := w.Header()
+	header.Set("Content-Type", kind)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Security-Policy", "frame-ancestors 'self'; report-uri "+at.Base+"api/security/csp-report; sandbox allow-scripts")
+	header.Set("Cache-Control", "no-cache")
+	header.Set("ETag", etagOf(e))
+	if download || strings.HasSuffix(strings.ToLower(name), ".ipynb") {
+		header.Set("Content-Disposition", "attachment; filename*=utf-8''"+escapedPath(name))
+	}
+	if strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+		r = r.Clone(r.Context())
+		r.Header.Del("Range") // the whole file is an answer too
+	}
+	if r.Method == http.MethodGet && r.Header.Get("Range") == "" && r.Header.Get("If-None-Match") == "" && e.Size > 0 {
+		// The store may fail before the first byte: then there is still an answer.
+		if err := content.open(); err != nil {
+			for _, name := range []string{"ETag", "Content-Disposition", "Cache-Control"} {
+				header.Del(name)
+			}
+			return failed(err, e.Path)
+		}
+	}
+	http.ServeContent(w, r, "", e.Modified, content)
+	return nil
+}
+
+// storedContent reads a version from the store, which it asks only when it is read.
+type storedContent struct {
+	ctx       context.Context
+	store     Store
+	workspace string
+	e         Entry
+
+	offset int64
+	body   io.ReadCloser // nil when nothing is open
+	next   int64         // offset of what body gives next
+}
+
+// sniff tells text from other content by its beginning.
+func (c *storedContent) sniff() (string, error) {
+	body, _, err := c.store.Open(c.ctx, c.workspace, c.e.Path, c.e.Version, 0, 4096)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close()
+	head, err := io.ReadAll(body)
+	if err != nil {
+		return "", err
+	}
+	var text textCheck
+	_, _ = text.Write(head)
+	if text.bad || bytes.IndexByte(head, 0) >= 0 {
+		return octets, nil
+	}
+	return "text/plain; charset=UTF-8", nil
+}
+
+// Read implements io.Reader.
+func (c *storedContent) Read(p []byte) (int, error) {
+	if c.offset >= c.e.Size {
+		return 0, io.EOF
+	}
+	if c.body == nil || c.next != c.offset {
+		if err := c.open(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.body.Read(p)
+	c.offset += int64(n)
+	c.next = c.offset
+	return n, err
+}
+
+// open opens the content at offset.
+func (c *storedContent) open() error {
+	c.Close()
+	body, _, err := c.store.Open(c.ctx, c.workspace, c.e.Path, c.e.Version, c.offset, -1)
+	c.body, c.next = body, c.offset
+	return err
+}
+
+// Seek implements io.Seeker.
+func (c *storedContent) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += c.offset
+	case io.SeekEnd:
+		offset += c.e.Size
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("cannot seek to %d", offset)
+	}
+	c.offset = offset
+	return offset, nil
+}
+
+// Close ends what is being read.
+func (c *storedContent) Close() {
+	if c.body != nil {
+		c.body.Close()
+		c.body = nil
+	}
+}

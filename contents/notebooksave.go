@@ -1,0 +1,379 @@
+package contents
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// store writes a notebook from a client as files have it, in the form that
+// nbformat writes: members sorted and indented, text as lists of lines, and
+// nothing that is not for files. trusted is whether every code cell was trusted or
+// has nothing to distrust.
+func (nb *notebook) store(out *spool) (wrong string, trusted bool, err error) {
+	judges := schemaOf(nb.minor)
+	if wrong, err = nb.judge(judges); err != nil {
+		return "", false, err
+	}
+	w := writing{output: outputTo(out), t: &tree{text: nb.text}}
+	trusted = true
+	w.byte('{')
+	for i, m := range nb.sorted() {
+		w.line(i > 0, 1)
+		w.name(m.key)
+		if m.key != "cells" {
+			if _, err := w.t.parse(m.start); err != nil {
+				return "", false, err
+			}
+			if m.key == "metadata" {
+				w.object(0, 1, transient, w.plain)
+			} else {
+				w.plain(0, 1)
+			}
+			continue
+		}
+		count := 0
+		w.byte('[')
+		err := nb.each(func(index int, cell *tree) error {
+			count++
+			id := nb.cellID(index, cell)
+			w.line(index > 0, 2)
+			writing{output: w.output, t: cell}.cell(id)
+			trusted = trusted && cellTrusted(cell)
+			if wrong == "" {
+				wrong = judges.judgeCell(cell, index, id)
+			}
+			return nil
+		})
+		if err != nil {
+			return "", false, err
+		}
+		w.end(']', count > 0, 1)
+	}
+	w.text("\n}\n")
+	return wrong, trusted, w.Flush()
+}
+
+// sorted returns the members, the last of each name, and the cells, by name.
+func (nb *notebook) sorted() []member {
+	last := map[string]int{"cells": nb.cells}
+	for _, m := range nb.members {
+		last[m.key] = m.start
+	}
+	all := make([]member, 0, len(last))
+	for key, start := range last {
+		all = append(all, member{key, start})
+	}
+	slices.SortFunc(all, func(a, b member) int { return strings.Compare(a.key, b.key) })
+	return all
+}
+
+// cellTrusted reports whether a client trusted a code cell, or there is nothing to
+// distrust in it: text and errors harm nobody.
+func cellTrusted(t *tree) bool {
+	if !t.is(t.get(0, "cell_type"), "code") {
+		return true
+	}
+	if metadata := t.get(0, "metadata"); metadata != 0 {
+		if flag := t.get(metadata, "trusted"); flag != 0 && t.nodes[flag].kind == 't' {
+			return true
+		}
+	}
+	outputs := t.get(0, "outputs")
+	if outputs == 0 {
+		return true
+	}
+	for k := range t.all(outputs) {
+		if isRich(t, k) && t.get(k, "data") != 0 {
+			return false
+		}
+		if t.get(k, "output_type") == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// writing writes values of one tree, sorted and indented by a space for each
+// level.
+type writing struct {
+	output
+	t *tree
+}
+
+// line begins a line of an array or object, after a comma unless it is the first.
+func (w writing) line(comma bool, depth int) {
+	if comma {
+		w.byte(',')
+	}
+	w.byte('\n')
+	for range depth {
+		w.byte(' ')
+	}
+}
+
+// end closes an array or object.
+func (w writing) end(bracket byte, any bool, depth int) {
+	if any {
+		w.line(false, depth)
+	}
+	w.byte(bracket)
+}
+
+func (w writing) name(key string) {
+	w.byte('"')
+	_, _ = quoted{w}.Write([]byte(key))
+	w.text(`": `)
+}
+
+// named is a member of an object with its name, unescaped.
+type named struct {
+	key string
+	i   int32
+}
+
+// object writes an object without some of its members, each value by f.
+func (w writing) object(i int32, depth int, without []string, f func(i int32, depth int)) {
+	w.byte('{')
+	all := w.members(i)
+	first := true
+	for k, m := range all {
+		if k+1 < len(all) && all[k+1].key == m.key || slices.Contains(without, m.key) {
+			continue // Of members of one name the last counts.
+		}
+		w.line(!first, depth+1)
+		first = false
+		w.name(m.key)
+		f(m.i, depth+1)
+	}
+	w.end('}', !first, depth)
+}
+
+func (w writing) members(i int32) (all []named) {
+	for k, n := range w.t.all(i) {
+		all = append(all, named{w.t.keyOf(n), k})
+	}
+	slices.SortStableFunc(all, func(a, b named) int { return strings.Compare(a.key, b.key) })
+	return all
+}
+
+// array writes an array, each element by f.
+func (w writing) array(i int32, depth int, f func(i int32, depth int)) {
+	w.byte('[')
+	first := true
+	for k := range w.t.all(i) {
+		w.line(!first, depth+1)
+		first = false
+		f(k, depth+1)
+	}
+	w.end(']', !first, depth)
+}
+
+// plain writes a value as it is.
+func (w writing) plain(i int32, depth int) {
+	n := &w.t.nodes[i]
+	switch n.kind {
+	case '{':
+		w.object(i, depth, nil, w.plain)
+	case '[':
+		w.array(i, depth, w.plain)
+	case flat:
+		w.byte('[')
+		first := true
+		for raw, kind := range w.t.flatElements(n) {
+			w.line(!first, depth+1)
+			first = false
+			w.scalar(raw, kind)
+		}
+		w.end(']', !first, depth)
+	default: // an opaque value stays as the client sent it
+		w.scalar(w.t.raw(n), n.kind)
+	}
+}
+
+// scalar writes a scalar. A string that escapes more than it must loses that.
+func (w writing) scalar(raw []byte, kind byte) {
+	if kind == '"' {
+		raw = canonical(raw)
+	}
+	w.raw(raw)
+}
+
+// canonical returns a string with no other escapes than it needs, so that one text
+// has one form in files. Halves of characters stay.
+func canonical(raw []byte) []byte {
+	if !bytes.Contains(raw, []byte(`\u`)) && !bytes.Contains(raw, []byte(`\/`)) || halves(raw) {
+		return raw
+	}
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return raw
+	}
+	var out bytes.Buffer
+	out.WriteByte('"')
+	_, _ = quoted{&out}.Write([]byte(s))
+	out.WriteByte('"')
+	return out.Bytes()
+}
+
+// halves reports whether a string has escapes of surrogates, of which only a pair
+// is a character.
+func halves(raw []byte) bool {
+	for i := bytes.Index(raw, []byte(`\u`)); i >= 0; {
+		if r, ok := hex4(raw[i+2:]); ok && 0xd800 <= r && r < 0xe000 {
+			return true
+		}
+		next := bytes.Index(raw[i+2:], []byte(`\u`))
+		if next < 0 {
+			return false
+		}
+		i += 2 + next
+	}
+	return false
+}
+
+// cell writes a cell at its depth, with another id unless that is "".
+func (w writing) cell(id string) {
+	code := w.t.is(w.t.get(0, "cell_type"), "code")
+	all := w.members(0)
+	if id != "" {
+		all = slices.DeleteFunc(all, func(m named) bool { return m.key == "id" })
+		at, _ := slices.BinarySearchFunc(all, "id", func(m named, key string) int { return cmp.Compare(m.key, key) })
+		all = slices.Insert(all, at, named{"id", 0})
+	}
+	const depth = 3
+	w.byte('{')
+	first := true
+	for k, m := range all {
+		if k+1 < len(all) && all[k+1].key == m.key {
+			continue
+		}
+		w.line(!first, depth)
+		first = false
+		w.name(m.key)
+		switch n := &w.t.nodes[m.i]; {
+		case m.i == 0:
+			w.text(`"` + id + `"`)
+		case m.key == "source":
+			w.lines(m.i, depth)
+		case m.key == "metadata" && n.kind == '{':
+			w.object(m.i, depth, []string{"trusted"}, w.plain)
+		case m.key == "attachments" && n.kind == '{':
+			w.object(m.i, depth, nil, w.bundle)
+		case m.key == "outputs" && n.kind == '[' && code:
+			w.array(m.i, depth, w.cellOutput)
+		default:
+			w.plain(m.i, depth)
+		}
+	}
+	w.end('}', !first, depth-1)
+}
+
+func (w writing) cellOutput(i int32, depth int) {
+	if w.t.nodes[i].kind != '{' {
+		w.plain(i, depth)
+		return
+	}
+	data, text := int32(-1), int32(-1)
+	if isRich(w.t, i) {
+		data = w.t.get(i, "data")
+	} else if w.t.is(w.t.get(i, "output_type"), "stream") {
+		text = w.t.get(i, "text")
+	}
+	w.object(i, depth, nil, func(k int32, depth int) {
+		switch k {
+		case data:
+			w.bundle(k, depth)
+		case text:
+			w.lines(k, depth)
+		default:
+			w.plain(k, depth)
+		}
+	})
+}
+
+// bundle writes data by kind, with text as lists of lines.
+func (w writing) bundle(i int32, depth int) {
+	if w.t.nodes[i].kind != '{' {
+		w.plain(i, depth)
+		return
+	}
+	w.object(i, depth, nil, func(k int32, depth int) {
+		kind := w.t.keyOf(&w.t.nodes[k])
+		if strings.HasPrefix(kind, "text/") || kind == "application/javascript" || kind == "image/svg+xml" {
+			w.lines(k, depth)
+			return
+		}
+		w.plain(k, depth)
+	})
+}
+
+// isJSONKind reports whether data of a kind is JSON, whose arrays are no lines.
+func isJSONKind(kind string) bool {
+	return kind == "application/json" || strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json")
+}
+
+// lines writes a string as a list of its lines, each with its end, and another
+// value as it is.
+func (w writing) lines(i int32, depth int) {
+	n := &w.t.nodes[i]
+	if n.kind != '"' {
+		w.plain(i, depth)
+		return
+	}
+	raw := canonical(w.t.raw(n))
+	rest := raw[1 : len(raw)-1]
+	w.byte('[')
+	first := true
+	for len(rest) > 0 {
+		end := lineEnd(rest)
+		w.line(!first, depth+1)
+		first = false
+		w.byte('"')
+		w.raw(rest[:end])
+		w.byte('"')
+		rest = rest[end:]
+	}
+	w.end(']', !first, depth)
+}
+
+// lineEnd returns the length of the first line of the inside of a JSON string,
+// where Python's splitlines ends it.
+func lineEnd(s []byte) int {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\':
+			if n := lineEscape(s[i:]); n > 0 {
+				return i + n
+			}
+			i++
+		case c == 0xc2 && i+1 < len(s) && s[i+1] == 0x85:
+			return i + 2
+		case c == 0xe2 && i+2 < len(s) && s[i+1] == 0x80 && (s[i+2] == 0xa8 || s[i+2] == 0xa9):
+			return i + 3
+		}
+	}
+	return len(s)
+}
+
+// lineEscape returns the length of an escape that ends a line, or 0.
+func lineEscape(s []byte) int {
+	switch s[1] {
+	case 'n', 'f':
+		return 2
+	case 'r':
+		if bytes.HasPrefix(s, []byte(`\r\n`)) {
+			return 4
+		}
+		return 2
+	case 'u':
+		r, _ := hex4(s[2:])
+		switch r {
+		case 0x0b, 0x1c, 0x1d, 0x1e, 0x85, 0x2028, 0x2029:
+			return 6
+		}
+	}
+	return 0
+}

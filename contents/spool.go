@@ -1,0 +1,156 @@
+package contents
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"syscall"
+)
+
+const (
+	// spoolMemory is how much of a spool is in memory. A notebook of ordinary
+	// size stays there.
+	spoolMemory = 8 << 20
+	// spoolWindow is how much of a mapped file may be resident behind the reader.
+	spoolWindow = 4 << 20
+)
+
+// spool holds bytes that are too many for memory perhaps: in memory first, then in
+// a file without a name, so that nothing is left when the process is killed. It
+// belongs to one goroutine.
+type spool struct {
+	dir    string
+	limit  int64 // bytes that it may hold
+	size   int64
+	memory []byte
+	file   *os.File
+	mapped []byte
+	behind int // of mapped, bytes that were let go
+}
+
+func (h *Handlers) spool(limit int64) *spool {
+	return &spool{dir: h.o.SpoolDir, limit: limit}
+}
+
+// Write implements io.Writer. *tooLargeError when it is full.
+func (s *spool) Write(p []byte) (int, error) {
+	if s.size+int64(len(p)) > s.limit {
+		return 0, &tooLargeError{s.limit}
+	}
+	s.size += int64(len(p))
+	if s.file == nil && s.size <= spoolMemory {
+		s.memory = append(s.memory, p...)
+		return len(p), nil
+	}
+	if err := s.toFile(); err != nil {
+		return 0, err
+	}
+	n, err := s.file.Write(p)
+	if err != nil {
+		return n, fmt.Errorf("cannot spool: %w", err)
+	}
+	return n, nil
+}
+
+// expect makes room for so many bytes, which is a guess.
+func (s *spool) expect(n int64) {
+	if n > 0 && n <= spoolMemory && s.memory == nil {
+		s.memory = make([]byte, 0, n+n/8)
+	}
+}
+
+// toFile moves what is in memory to a file.
+func (s *spool) toFile() error {
+	if s.file != nil {
+		return nil
+	}
+	file, err := os.CreateTemp(s.dir, "kernelgw-spool-")
+	if err != nil {
+		return fmt.Errorf("cannot spool: %w", err)
+	}
+	s.file = file
+	if err := os.Remove(file.Name()); err != nil {
+		return fmt.Errorf("cannot spool: %w", err)
+	}
+	if _, err := file.Write(s.memory); err != nil {
+		return fmt.Errorf("cannot spool: %w", err)
+	}
+	s.memory = nil
+	return nil
+}
+
+// appendAll appends what another spool holds.
+func (s *spool) appendAll(other *spool) error {
+	_, err := io.Copy(s, other.reader())
+	return err
+}
+
+// view returns all of it, until it is closed. Nothing may be written afterwards.
+func (s *spool) view() ([]byte, error) {
+	if s.file == nil {
+		return s.memory, nil
+	}
+	if s.mapped != nil {
+		return s.mapped, nil
+	}
+	if s.size > math.MaxInt {
+		return nil, &tooLargeError{math.MaxInt}
+	}
+	mapped, err := syscall.Mmap(int(s.file.Fd()), 0, int(s.size), syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("cannot map a spool: %w", err)
+	}
+	s.mapped = mapped
+	return mapped, nil
+}
+
+// passed says that the reader of the view is done with what is before offset: the
+// kernel may take those pages back, so that a large file does not become resident.
+func (s *spool) passed(offset int) {
+	page := os.Getpagesize()
+	until := offset / page * page
+	if s.mapped == nil || until-s.behind < spoolWindow {
+		return
+	}
+	// What fails here costs memory only.
+	_ = syscall.Madvise(s.mapped[s.behind:until], syscall.MADV_DONTNEED)
+	s.behind = until
+}
+
+// again says that the view is read from its start once more.
+func (s *spool) again() {
+	if s.mapped != nil {
+		_ = syscall.Madvise(s.mapped, syscall.MADV_DONTNEED)
+		s.behind = 0
+	}
+}
+
+// reader returns a reader of all of it, apart from other readers.
+func (s *spool) reader() io.ReadSeeker {
+	if s.file != nil {
+		return io.NewSectionReader(s.file, 0, s.size)
+	}
+	return bytes.NewReader(s.memory)
+}
+
+// Close lets it go. It may be called twice.
+func (s *spool) Close() {
+	if s.mapped != nil {
+		_ = syscall.Munmap(s.mapped)
+		s.mapped = nil
+	}
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+	s.memory = nil
+}
+
+// tooLargeError says that a file is larger than this server takes.
+type tooLargeError struct{ limit int64 }
+
+func (e *tooLargeError) Error() string {
+	return fmt.Sprintf("the file is larger than %d bytes, which is the most that this server takes", e.limit)
+}

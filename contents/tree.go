@@ -1,0 +1,370 @@
+package contents
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
+// errTooComplex is a cell that has more values than a person's has.
+var errTooComplex = errors.New("a cell has too many values")
+
+const (
+	// maxNodes bounds the values of a cell, lists of strings and numbers aside:
+	// this times 20 bytes is memory.
+	maxNodes = 2 << 20
+	// looseNodes is from where on values deep inside are not looked into.
+	looseNodes = 256 << 10
+	looseDepth = 6
+)
+
+// node is a JSON value. Nodes are in a slice, each before what it holds; what an
+// array or an object holds begins with the next one and is chained by next.
+type node struct {
+	start, end uint32 // of the value
+	key        uint32 // where the quote of its key is; 0 in an array
+	next       int32  // index of the next value of the same array or object; 0 is none
+	kind       byte   // '{', '[', '"', 't', 'f', 'n', '0', flat, opaque
+}
+
+const (
+	// flat is an array that holds neither arrays nor objects. It has no nodes.
+	flat = 'a'
+	// opaque is an array or object that was not looked into. It has no nodes.
+	opaque = 'o'
+)
+
+// tree is JSON text with the nodes of one value of it. It copies nothing: strings
+// are where they are in the text. It is used for one cell after the other.
+type tree struct {
+	text  []byte
+	nodes []node
+	pos   int
+}
+
+// syntaxError is what is wrong with JSON text, and where.
+type syntaxError struct {
+	what string
+	at   int
+}
+
+func (e *syntaxError) Error() string { return fmt.Sprintf("%s at byte %d", e.what, e.at) }
+
+func (t *tree) wrong(what string) error { return &syntaxError{what, t.pos} }
+
+// parse makes the nodes of the value at an offset, the first of which is its own,
+// and returns where it ends.
+func (t *tree) parse(offset int) (end int, err error) {
+	t.nodes, t.pos = t.nodes[:0], offset
+	t.space()
+	if err := t.value(0, 0); err != nil {
+		return 0, err
+	}
+	return t.pos, nil
+}
+
+func (t *tree) space() {
+	for t.pos < len(t.text) {
+		switch t.text[t.pos] {
+		case ' ', '\n', '\t', '\r':
+			t.pos++
+		default:
+			return
+		}
+	}
+}
+
+func (t *tree) peek() byte {
+	if t.pos < len(t.text) {
+		return t.text[t.pos]
+	}
+	return 0
+}
+
+// value parses the value at pos and appends its nodes.
+func (t *tree) value(key uint32, depth int) error {
+	if depth > envelopeDepth {
+		return t.wrong("too deeply nested")
+	}
+	if len(t.nodes) >= maxNodes {
+		return errTooComplex
+	}
+	c := t.peek()
+	self := len(t.nodes)
+	t.nodes = append(t.nodes, node{start: uint32(t.pos), key: key, kind: c})
+	var err error
+	switch c {
+	case '{', '[':
+		if err = t.container(c, depth); err == nil && depth > looseDepth && self > looseNodes {
+			t.nodes = t.nodes[:self+1]
+			t.nodes[self].kind = opaque
+		}
+	default:
+		if t.nodes[self].kind, err = t.scalar(); err != nil {
+			return err
+		}
+	}
+	t.nodes[self].end = uint32(t.pos)
+	return err
+}
+
+// container parses an array or object, whose node is the last one.
+func (t *tree) container(open byte, depth int) error {
+	self := len(t.nodes) - 1
+	close := open + 2 // both brackets are two apart in ASCII
+	t.pos++
+	t.space()
+	if t.peek() == close {
+		t.pos++
+		if open == '[' {
+			t.nodes[self].kind = flat
+		}
+		return nil
+	}
+	isFlat := open == '['
+	last := -1
+	for {
+		t.space()
+		key := uint32(0)
+		if open == '{' {
+			key = uint32(t.pos)
+			if t.peek() != '"' {
+				return t.wrong("no key")
+			}
+			if err := t.str(); err != nil {
+				return err
+			}
+			if t.space(); t.peek() != ':' {
+				return t.wrong("no colon after a key")
+			}
+			t.pos++
+			t.space()
+		}
+		if isFlat && t.peek() != '{' && t.peek() != '[' {
+			if _, err := t.scalar(); err != nil {
+				return err
+			}
+		} else {
+			if isFlat {
+				// Not flat after all: once more from its start.
+				isFlat = false
+				t.pos = int(t.nodes[self].start) + 1
+				continue
+			}
+			child := len(t.nodes)
+			if last >= 0 {
+				t.nodes[last].next = int32(child)
+			}
+			last = child
+			if err := t.value(key, depth+1); err != nil {
+				return err
+			}
+		}
+		t.space()
+		switch t.peek() {
+		case ',':
+			t.pos++
+		case close:
+			t.pos++
+			if isFlat {
+				t.nodes[self].kind = flat
+			}
+			return nil
+		default:
+			return t.wrong("no comma after a value")
+		}
+	}
+}
+
+// scalar parses a string, a number or a word, and returns its kind.
+func (t *tree) scalar() (byte, error) {
+	switch c := t.peek(); {
+	case c == '"':
+		return c, t.str()
+	case c == '-' || '0' <= c && c <= '9':
+		return '0', t.number()
+	}
+	for _, word := range []string{"true", "false", "null"} {
+		if bytes.HasPrefix(t.text[t.pos:], []byte(word)) {
+			t.pos += len(word)
+			return word[0], nil
+		}
+	}
+	return 0, t.wrong("no value")
+}
+
+func (t *tree) number() error {
+	start := t.pos
+	for t.pos < len(t.text) {
+		switch c := t.text[t.pos]; {
+		case '0' <= c && c <= '9', c == '-', c == '+', c == '.', c == 'e', c == 'E':
+			t.pos++
+			continue
+		}
+		break
+	}
+	if !json.Valid(t.text[start:t.pos]) {
+		t.pos = start
+		return t.wrong("no number")
+	}
+	return nil
+}
+
+// str parses a string: its end, its escapes and its UTF-8.
+func (t *tree) str() error {
+	from := t.pos
+	t.pos++
+	ascii := byte(0)
+	for t.pos < len(t.text) {
+		c := t.text[t.pos]
+		ascii |= c
+		switch {
+		case c == '"':
+			t.pos++
+			if ascii >= utf8.RuneSelf && !utf8.Valid(t.text[from:t.pos]) {
+				t.pos = from
+				return t.wrong("a string that is not UTF-8")
+			}
+			return nil
+		case c == '\\':
+			if err := t.escaped(); err != nil {
+				return err
+			}
+		case c < ' ':
+			return t.wrong("a control character in a string")
+		default:
+			t.pos++
+		}
+	}
+	t.pos = from
+	return t.wrong("a string without an end")
+}
+
+func (t *tree) escaped() error {
+	t.pos++
+	c := t.peek()
+	if c == 'u' {
+		if _, ok := hex4(t.text[t.pos+1:]); !ok {
+			return t.wrong(`a \u without four digits`)
+		}
+		t.pos += 5
+		return nil
+	}
+	if _, ok := escapes[c]; !ok {
+		return t.wrong("no escape")
+	}
+	t.pos++
+	return nil
+}
+
+// raw returns the text of a value.
+func (t *tree) raw(n *node) []byte { return t.text[n.start:n.end] }
+
+// keyOf returns the key of a value in an object, unescaped.
+func (t *tree) keyOf(n *node) string { return t.stringAt(int(n.key)) }
+
+// stringAt returns the string that begins at an offset, unescaped.
+func (t *tree) stringAt(at int) string {
+	i := at + 1
+	for t.text[i] != '"' {
+		if t.text[i] == '\\' {
+			i++
+		}
+		i++
+	}
+	return unquote(t.text[at : i+1])
+}
+
+// unquote returns the text of a valid JSON string.
+func unquote(raw []byte) string {
+	inside := raw[1 : len(raw)-1]
+	if bytes.IndexByte(inside, '\\') < 0 {
+		return string(inside)
+	}
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return string(inside)
+	}
+	return s
+}
+
+// first returns the index of the first value in an array or object, or 0.
+func (t *tree) first(i int32) int32 {
+	n := &t.nodes[i]
+	if n.kind != '{' && n.kind != '[' || int(i)+1 >= len(t.nodes) || t.nodes[i+1].start > n.end {
+		return 0
+	}
+	return i + 1
+}
+
+// all iterates over the values of an array or object.
+func (t *tree) all(i int32) func(yield func(int32, *node) bool) {
+	return func(yield func(int32, *node) bool) {
+		for k := t.first(i); k != 0; k = t.nodes[k].next {
+			if !yield(k, &t.nodes[k]) {
+				return
+			}
+		}
+	}
+}
+
+// get returns the index of an object's member, the last one of that key, or 0.
+func (t *tree) get(i int32, key string) (found int32) {
+	if t.nodes[i].kind != '{' {
+		return 0
+	}
+	for k, n := range t.all(i) {
+		if t.keyIs(n, key) {
+			found = k
+		}
+	}
+	return found
+}
+
+// keyIs reports whether a value's key is a plain word.
+func (t *tree) keyIs(n *node, key string) bool {
+	at := int(n.key) + 1
+	if at+len(key) < len(t.text) && t.text[at+len(key)] == '"' && string(t.text[at:at+len(key)]) == key {
+		return true
+	}
+	return t.keyOf(n) == key
+}
+
+// is reports whether a value is a string of that text.
+func (t *tree) is(i int32, text string) bool {
+	return i != 0 && t.nodes[i].kind == '"' && unquote(t.raw(&t.nodes[i])) == text
+}
+
+// flatElements iterates over the elements of a flat array, as raw text, and their
+// kinds.
+func (t *tree) flatElements(n *node) func(yield func(raw []byte, kind byte) bool) {
+	return func(yield func([]byte, byte) bool) {
+		inner := tree{text: t.text[:n.end], pos: int(n.start) + 1}
+		for {
+			inner.space()
+			if inner.peek() == ']' {
+				return
+			}
+			from := inner.pos
+			kind, err := inner.scalar()
+			if err != nil || !yield(inner.text[from:inner.pos], kind) {
+				return
+			}
+			if inner.space(); inner.peek() == ',' {
+				inner.pos++
+			}
+		}
+	}
+}
+
+// allStrings reports whether a flat array holds nothing but strings.
+func (t *tree) allStrings(n *node) bool {
+	for _, kind := range t.flatElements(n) {
+		if kind != '"' {
+			return false
+		}
+	}
+	return true
+}
