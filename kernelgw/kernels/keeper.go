@@ -121,6 +121,9 @@ func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 	k.agent = client
 	k.notify()
 	m.mu.Unlock()
+	var linker sync.WaitGroup
+	linker.Go(func() { m.linkFiles(ctx, k, client) })
+	defer linker.Wait() // ctx has ended by then
 
 	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
 	for pause := shortest; ; pause = min(2*pause, longest) {

@@ -15,6 +15,7 @@ import (
 	"kernelgw/kernelgw/registry"
 	"kernelgw/kernelgw/telemetry"
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // Options configure a Manager. Driver, Store, Log and Metrics are required.
@@ -41,6 +42,11 @@ type Options struct {
 	// TerminalLinger is how long the sandbox of a workspace's terminals stays
 	// after the last one has ended; default 5 minutes.
 	TerminalLinger time.Duration
+
+	// Files links sandboxes with the files of their workspaces; nil means that
+	// each has its home directory for itself.
+	Files       Files
+	FilesConfig agentapi.FilesConfig // for agents, with Files
 }
 
 // Manager owns all kernels of the gateway. All methods are safe for concurrent

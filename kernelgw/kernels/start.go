@@ -164,7 +164,7 @@ func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Sp
 
 // agentConfig is what the agent in a sandbox is told, without its token.
 func (m *Manager) agentConfig(r record, spec sandboxes.Kernelspec) (agentapi.Config, error) {
-	c := agentapi.Config{MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes}
+	c := agentapi.Config{MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes, Files: m.filesConfig()}
 	if r.isTerminals() {
 		c.MaxTerminals, c.TerminalIdle = m.o.MaxTerminals, m.o.TerminalIdle
 		return c, nil
@@ -300,7 +300,8 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	if agent != nil {
-		polite, cancel := context.WithTimeout(ctx, 15*time.Second)
+		m.flushFiles(ctx, k, agent)
+		polite, cancel := context.WithTimeout(ctx, 20*time.Second)
 		if err := agent.Shutdown(polite); err != nil {
 			m.o.Log.Warn("a kernel did not shut down politely", "kernel", id, "error", err)
 		}

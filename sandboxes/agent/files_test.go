@@ -11,7 +11,9 @@ import (
 	"kernelgw/sandboxes/agentapi"
 )
 
-func withFiles(o *Options) { o.Config.Files = &agentapi.FilesConfig{StartPatience: 50 * time.Millisecond} }
+func withFiles(o *Options) {
+	o.Config.Files = &agentapi.FilesConfig{StartPatience: 50 * time.Millisecond}
+}
 
 func TestKernelStartsWithoutALinkAndSaysSo(t *testing.T) {
 	r := start(t, withFiles)

@@ -26,6 +26,7 @@ const (
 	exitName      = "exit.json"      // appears when it has ended
 	logName       = "agent.log"      // what agent and kernel printed, the last MiB
 	runtimeName   = "run"            // the agent's temporary files
+	homeName      = "home"           // the kernel's home, with Options.Homes
 )
 
 // Directories that are being made or removed bear no id.

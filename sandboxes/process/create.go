@@ -67,6 +67,10 @@ func (d *Driver) claim(spec sandboxes.Spec) (*os.File, error) {
 		return nil, err
 	}
 	b := box{dir}
+	home := d.opts.WorkDir
+	if d.opts.Homes {
+		home = d.box(spec.ID).path(homeName)
+	}
 	held, err := os.Open(dir)
 	if err == nil {
 		_, err = tryLock(held)
@@ -78,12 +82,15 @@ func (d *Driver) claim(spec sandboxes.Spec) (*os.File, error) {
 			Agent: []string{
 				// The socket's path is relative, and so never too long to bind.
 				d.opts.AgentPath, "--config", configName, "--listen", "unix:" + socketName,
-				"--home", d.opts.WorkDir, "--runtime-dir", d.box(spec.ID).path(runtimeName),
+				"--home", home, "--runtime-dir", d.box(spec.ID).path(runtimeName),
 			},
 		})
 	}
 	if err == nil {
 		err = os.WriteFile(b.path(configName), spec.AgentConfig, 0o600)
+	}
+	if err == nil && d.opts.Homes {
+		err = os.Mkdir(b.path(homeName), 0o700)
 	}
 	if err == nil {
 		// Never onto an empty directory: those that bear an id hold a record

@@ -44,6 +44,9 @@ type Options struct {
 	// WorkDir is the kernels' home directory, where relative ones begin. Empty
 	// means the current directory.
 	WorkDir string
+	// Homes gives each sandbox a home directory of its own, which ends with it,
+	// instead of WorkDir: for kernels whose files are kept elsewhere.
+	Homes bool
 	// KernelPath are the Jupyter data directories with the kernelspecs. Empty
 	// means this host's Jupyter search path.
 	KernelPath []string
