@@ -57,6 +57,9 @@ type Config struct {
 	StartTimeout  time.Duration `help:"Time to make a sandbox and reach its agent." default:"2m"`
 	WorkDir       string        `help:"Directory in which kernels of the process driver start. Default: the current one." type:"path"`
 
+	StorageConfig
+	FrontendDir string `help:"Directory of the browser files of JupyterLab and Notebook, which scripts/setup-frontend.sh makes. Default: .cache/frontend beside the binary's directory." type:"path"`
+
 	MaxMessage    ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
 	DrainTimeout  time.Duration `help:"Time that a stopping gateway gives its connections." default:"10s"`
 	OnExit        string        `help:"What becomes of kernels when the gateway is stopped by a signal: keep (the next gateway adopts them) or stop." enum:"keep,stop" default:"keep"`
@@ -155,6 +158,9 @@ func (c *Config) validate() error {
 		return errors.New("token: it is for a single user, but users are configured; give each user a token_sha256 and unset token (also JUPYTER_TOKEN)")
 	}
 	if _, err := c.proxies(); err != nil {
+		return err
+	}
+	if err := c.StorageConfig.validate(); err != nil {
 		return err
 	}
 	return c.validateUsers()

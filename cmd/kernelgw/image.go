@@ -43,14 +43,20 @@ func DefaultImageStore(dataDir string) string {
 	if _, err := os.Stat(filepath.Join(own, "index.json")); err == nil {
 		return own
 	}
+	return cmp.Or(besideProgram("images"), own)
+}
+
+// besideProgram is where make puts things: .cache beside the directory of this
+// program. It is "" when that cannot be found out.
+func besideProgram(name string) string {
 	self, err := os.Executable()
 	if err != nil {
-		return own
+		return ""
 	}
 	if real, err := filepath.EvalSymlinks(self); err == nil {
 		self = real
 	}
-	return filepath.Join(filepath.Dir(filepath.Dir(self)), ".cache", "images")
+	return filepath.Join(filepath.Dir(filepath.Dir(self)), ".cache", name)
 }
 
 // ImageBuildCmd builds the default image.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
@@ -31,6 +32,11 @@ func writeConfig(t *testing.T, content string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// someStorage is valid.
+var someStorage = StorageConfig{
+	Storage: "embedded", MaxFile: 1 << 30, KeepVersions: time.Hour, KeepHourly: time.Hour, KeepDaily: time.Hour, KeepTrash: time.Hour,
 }
 
 var someHash = strings.Repeat("ab", 32)
@@ -110,9 +116,15 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 		"token beside users": {
 			file: "users: [{name: a, token_sha256: [" + someHash + "]}]\n", args: []string{"--token", "x"}, want: []string{"token", "single user"},
 		},
-		"token file":   {env: map[string]string{"JUPYTER_TOKEN_FILE": "/nonexistent"}, want: []string{"JUPYTER_TOKEN_FILE"}},
-		"config file":  {args: []string{"--config", "/nonexistent.yaml"}, want: []string{"/nonexistent.yaml"}},
-		"no file name": {args: []string{"--config"}, want: []string{"--config", "name the file"}},
+		"s3 without a bucket":     {args: []string{"--storage", "s3"}, want: []string{"s3_bucket"}},
+		"bucket without s3":       {args: []string{"--s3-bucket", "b"}, want: []string{"s3_bucket", "storage: s3"}},
+		"endpoint without scheme": {args: []string{"--storage", "s3", "--s3-bucket", "b", "--s3-endpoint", "s3.example.org"}, want: []string{"s3_endpoint", "https://"}},
+		"prefix without a slash":  {args: []string{"--storage", "s3", "--s3-bucket", "b", "--s3-prefix", "a"}, want: []string{"s3_prefix", "slash"}},
+		"quota":                   {args: []string{"--quota", "much"}, want: []string{"much", "2GiB"}},
+		"no time":                 {args: []string{"--keep-trash", "0s"}, want: []string{"keep_trash", "1m"}},
+		"token file":              {env: map[string]string{"JUPYTER_TOKEN_FILE": "/nonexistent"}, want: []string{"JUPYTER_TOKEN_FILE"}},
+		"config file":             {args: []string{"--config", "/nonexistent.yaml"}, want: []string{"/nonexistent.yaml"}},
+		"no file name":            {args: []string{"--config"}, want: []string{"--config", "name the file"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append([]string{"config", "check"}, c.args...)
@@ -162,7 +174,7 @@ func TestTokenOfJupytersConventions(t *testing.T) {
 		"the flag wins":      {env: map[string]string{"JUPYTER_TOKEN": "a"}, flag: "c", want: "c"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1}
+			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1, StorageConfig: someStorage}
 			file, err := loadFile("", nil)
 			if err != nil {
 				t.Fatal(err)

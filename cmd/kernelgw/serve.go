@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kernelgw/auth/token"
+	"kernelgw/contents"
+	"kernelgw/contents/s3store"
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/kernelgw/registry/file"
@@ -63,6 +65,21 @@ func (c *ServeCmd) Run(env *environment) error {
 		return err
 	}
 	defer store.Close()
+	files, err := openFiles(ctx, &c.Config, log)
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	events := new(kernelgw.Events)
+	handlers := contents.New(contents.Options{
+		Store: files, Documents: files, Log: log, SpoolDir: filepath.Join(c.DataDir, "spool"), MaxFileBytes: int64(c.MaxFile),
+		Observe: events.Contents,
+	})
+	defer handlers.Close()
+	pages, missing := openFrontend(&c.Config, files.Store, log)
+	if pages != nil {
+		defer pages.Close()
+	}
 	driver, err := openDriver(ctx, &c.Config, log)
 	if err != nil {
 		return err
@@ -95,6 +112,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	}
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
+		Files: handlers, Events: events, Frontend: pages, FrontendMissing: missing,
 		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
@@ -122,7 +140,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)
 	return c.serve(ctx, log, parts{
-		manager: manager, server: server, listener: listener,
+		manager: manager, server: server, files: files.Store, listener: listener,
 		announce: func() { fmt.Fprintln(env.stdout, c.url(address)) },
 		reread:   func(ctx context.Context) { rereadUsers(ctx, hangups, &c.Config, env.file.path, users, log) },
 	})
@@ -132,6 +150,7 @@ func (c *ServeCmd) Run(env *environment) error {
 type parts struct {
 	manager  *kernels.Manager
 	server   *kernelgw.Server
+	files    *s3store.Store
 	listener net.Listener
 	announce func()                // tells that the gateway is ready
 	reread   func(context.Context) // reads the users again when asked, until ctx ends
@@ -146,6 +165,7 @@ func (c *ServeCmd) serve(ctx context.Context, log *slog.Logger, p parts) error {
 	running, failed := errgroup.WithContext(lasting)
 	running.Go(func() error { return p.manager.Run(keeping) })
 	running.Go(func() error { return p.server.Serve(p.listener) })
+	running.Go(func() error { return p.files.Run(keeping) })
 	running.Go(func() error { p.reread(keeping); return nil })
 	running.Go(func() error {
 		if ready(ctx, failed, p.manager) {
@@ -214,8 +234,10 @@ func tokenUsers(c *Config) []token.User {
 }
 
 func makeDataDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("cannot make the data directory: %w; choose another with --data-dir", err)
+	for _, d := range []string{dir, filepath.Join(dir, "spool")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("cannot make the data directory: %w; choose another with --data-dir", err)
+		}
 	}
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return fmt.Errorf("cannot write to the data directory %s: %w; choose another with --data-dir", dir, err)
