@@ -80,7 +80,7 @@ func (s *Store) ListDocuments(ctx context.Context, owner, prefix string) (names 
 
 func (s *Store) document(owner, name string) (key string, err error) {
 	key = s.documentsOf(owner) + documentKey(name)
-	if name == "" || len(name) > maxDocumentName || owner == "" || len(key) > maxKeyBytes {
+	if name == "" || len(name) > maxDocumentName || len(key) > maxKeyBytes {
 		return "", fmt.Errorf("%w: %.64q cannot be the name of a document", contents.ErrInvalid, name)
 	}
 	return key, nil

@@ -18,12 +18,15 @@ import (
 //   - a listing shows each directory with its time, and needs no prefix that a
 //     server may show for a directory whose files are all deleted;
 //   - "!" itself, and what some servers or XML cannot hold, is written as ! and
-//     two hexadecimal digits, so that no name can look like a marker.
+//     two hexadecimal digits, so that no name can look like a marker;
+//   - a name that is longer so than a name on a file system may be is continued
+//     after "!+/".
 const (
 	maxKeyBytes  = 1024 // of S3
-	maxNameBytes = 255  // between two slashes, of file systems
+	maxPartBytes = 240  // between two slashes: file systems have 255, and an end follows
 	markerEnd    = "!d"
 	directoryEnd = "!/"
+	continuedEnd = "!+/"
 
 	filesPart       = "f/"
 	checkpointsPart = "m/cp/"
@@ -43,7 +46,7 @@ func escapeName(name string) string {
 		}
 	}
 	if clean {
-		return name
+		return cut(name, maxPartBytes, continuedEnd)
 	}
 	var b strings.Builder
 	for i := 0; i < len(name); {
@@ -57,11 +60,30 @@ func escapeName(name string) string {
 		}
 		i += size
 	}
+	return cut(b.String(), maxPartBytes, continuedEnd)
+}
+
+// cut cuts a word into parts of at most so many bytes, between characters. All
+// but the last have an end, so that none is both a directory and a file on a
+// server that keeps them so.
+func cut(word string, size int, end string) string {
+	var b strings.Builder
+	for len(word) > size {
+		n := size
+		for n > 0 && !utf8.RuneStart(word[n]) {
+			n--
+		}
+		b.WriteString(word[:n])
+		b.WriteString(end)
+		word = word[n:]
+	}
+	b.WriteString(word)
 	return b.String()
 }
 
 // unescapeName is the reverse; false when the name was not made by escapeName.
 func unescapeName(escaped string) (string, bool) {
+	escaped = strings.ReplaceAll(escaped, continuedEnd, "")
 	if !strings.Contains(escaped, "!") {
 		return escaped, escaped != ""
 	}
@@ -82,7 +104,7 @@ func unescapeName(escaped string) (string, bool) {
 		i += 2
 	}
 	name := b.String()
-	return name, name != "" && escapeName(name) == escaped
+	return name, name != ""
 }
 
 // escapeWord returns an opaque string as one segment of a key.
@@ -128,29 +150,30 @@ func directoryKey(path string) string {
 // parseKey is the reverse of fileKey and of markerKey. It refuses what neither
 // makes: others may have put objects into the bucket.
 func parseKey(key string) (path string, directory, ok bool) {
-	if rest, is := strings.CutSuffix(key, markerEnd); is {
-		key, directory = rest, true
-	}
+	file, directory := strings.CutSuffix(key, markerEnd)
 	var b strings.Builder
-	for {
-		segment, rest, more := strings.Cut(key, "/")
-		if more {
+	segments := strings.Split(strings.ReplaceAll(file, continuedEnd, ""), "/")
+	for i, segment := range segments {
+		if i+1 < len(segments) {
 			if segment, ok = strings.CutSuffix(segment, "!"); !ok {
 				return "", false, false
 			}
 		}
+		if i > 0 {
+			b.WriteByte('/')
+		}
 		name, ok := unescapeName(segment)
-		if !ok || strings.Contains(name, "/") {
+		if !ok {
 			return "", false, false
 		}
 		b.WriteString(name)
-		if !more {
-			break
-		}
-		b.WriteByte('/')
-		key = rest
 	}
-	return b.String(), directory, true
+	path = b.String()
+	clean, err := contents.Clean(path)
+	if err != nil || clean != path || fileKey(path) != file {
+		return "", false, false
+	}
+	return path, directory, true
 }
 
 // checkPath returns a path that the store can keep, or ErrInvalid.
@@ -163,11 +186,6 @@ func (s *Store) checkPath(workspace, path string) error {
 	longest := s.base(workspace) + checkpointsPart + markerKey(path)
 	if len(longest) > maxKeyBytes {
 		return fmt.Errorf("%w: it is too long for the storage", contents.ErrInvalid)
-	}
-	for segment := range strings.SplitSeq(fileKey(path), "/") {
-		if len(segment) > maxNameBytes {
-			return fmt.Errorf("%w: a name in it is too long for the storage", contents.ErrInvalid)
-		}
 	}
 	return nil
 }
@@ -200,7 +218,7 @@ const (
 )
 
 func (s *Store) documentsOf(owner string) string {
-	return s.prefix + documentsPart + cut(escapeWord(owner)) + "!/"
+	return s.prefix + documentsPart + cut(escapeWord(owner), documentSegment, directoryEnd) + directoryEnd
 }
 
 func documentKey(name string) string {
@@ -208,20 +226,7 @@ func documentKey(name string) string {
 	if len(escaped) > longDocument {
 		escaped = encodedDocument + base64.RawURLEncoding.EncodeToString([]byte(name))
 	}
-	return cut(escaped)
-}
-
-// cut cuts a word into segments. All but the last end with "!", so that none is
-// both a directory and a file on a server that keeps them so.
-func cut(word string) string {
-	var b strings.Builder
-	for len(word) > documentSegment {
-		b.WriteString(word[:documentSegment])
-		b.WriteString(directoryEnd)
-		word = word[documentSegment:]
-	}
-	b.WriteString(word)
-	return b.String()
+	return cut(escaped, documentSegment, directoryEnd)
 }
 
 func parseDocumentKey(key string) (name string, ok bool) {
@@ -230,6 +235,11 @@ func parseDocumentKey(key string) (name string, ok bool) {
 		decoded, err := base64.RawURLEncoding.DecodeString(encoded)
 		return string(decoded), err == nil
 	}
+	return unescapeWord(word)
+}
+
+// unescapeWord is the reverse of escapeWord.
+func unescapeWord(word string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(word); i++ {
 		if word[i] != '!' {

@@ -19,11 +19,17 @@ type metadata struct {
 	source     string // as contents.Version
 	executable bool
 	nonce      string // of the write that made it, to know one's own again
-	// A version that took over the history of another path has these: the path,
-	// and when its content was written there.
-	previous   string
-	previousAt time.Time
-	move       string // id of the move that made it
+	previous   link   // where the history goes on below this version
+	move       string // what moved it here: see moveMark
+}
+
+// link names a version of a file at some path, whose history goes on below
+// another one: a move, which is a copy in S3, leaves that behind. The version
+// itself may be gone.
+type link struct {
+	Path    string    `json:"path"`
+	Version string    `json:"version"`
+	At      time.Time `json:"at"` // when it was written; whole seconds
 }
 
 const maxAuthorBytes = 128
@@ -43,12 +49,13 @@ func (m metadata) encode() map[string]string {
 	if m.nonce != "" {
 		out["kgw-nonce"] = m.nonce
 	}
-	if m.previous != "" {
-		out["kgw-previous"] = base64.RawURLEncoding.EncodeToString([]byte(m.previous))
-		out["kgw-previous-at"] = strconv.FormatInt(m.previousAt.Unix(), 10)
+	if m.previous.Path != "" {
+		out["kgw-previous"] = base64.RawURLEncoding.EncodeToString([]byte(m.previous.Path))
+		out["kgw-previous-version"] = url.QueryEscape(m.previous.Version)
+		out["kgw-previous-at"] = strconv.FormatInt(m.previous.At.Unix(), 10)
 	}
 	if m.move != "" {
-		out["kgw-move"] = m.move
+		out["kgw-move"] = url.QueryEscape(m.move)
 	}
 	return out
 }
@@ -68,18 +75,23 @@ func decodeMetadata(in map[string]string) metadata {
 		source:     in["kgw-source"],
 		executable: in["kgw-executable"] == "1",
 		nonce:      in["kgw-nonce"],
-		previousAt: unix(in["kgw-previous-at"]),
-		move:       in["kgw-move"],
+		move:       unquery(in["kgw-move"]),
+		author:     unquery(in["kgw-author"]),
 	}
-	if author, err := url.QueryUnescape(in["kgw-author"]); err == nil {
-		m.author = author
-	}
-	if previous, err := base64.RawURLEncoding.DecodeString(in["kgw-previous"]); err == nil {
+	if previous, err := base64.RawURLEncoding.DecodeString(in["kgw-previous"]); err == nil && len(previous) > 0 {
 		if clean, err := contents.Clean(string(previous)); err == nil {
-			m.previous = clean
+			m.previous = link{Path: clean, Version: unquery(in["kgw-previous-version"]), At: unix(in["kgw-previous-at"])}
 		}
 	}
 	return m
+}
+
+func unquery(s string) string {
+	plain, err := url.QueryUnescape(s)
+	if err != nil {
+		return ""
+	}
+	return plain
 }
 
 func unix(s string) time.Time {

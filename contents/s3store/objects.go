@@ -8,7 +8,9 @@ import (
 	"encoding/hex"
 	"io"
 	"iter"
+	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -16,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go/middleware"
+
+	"kernelgw/contents"
 )
 
 // object is a version of an object, as a HEAD shows it.
@@ -34,13 +38,18 @@ func (s *Store) head(ctx context.Context, key, version string) (object, error) {
 	}
 	out, err := s.client.HeadObject(ctx, in)
 	if err != nil {
+		if version != "" && statusOf(err) == http.StatusBadRequest {
+			return object{}, contents.ErrNotFound // it does not look like a version
+		}
 		return object{}, translate(err)
 	}
 	return object{
-		etag: aws.ToString(out.ETag), version: aws.ToString(out.VersionId), size: aws.ToInt64(out.ContentLength),
+		etag: unquoted(out.ETag), version: aws.ToString(out.VersionId), size: aws.ToInt64(out.ContentLength),
 		modified: seconds(out.LastModified), metadata: decodeMetadata(out.Metadata),
 	}, nil
 }
+
+func unquoted(etag *string) string { return strings.Trim(aws.ToString(etag), `"`) }
 
 func seconds(t *time.Time) time.Time { return aws.ToTime(t).UTC().Truncate(time.Second) }
 
@@ -88,13 +97,13 @@ func (s *Store) put(ctx context.Context, key string, u upload, meta map[string]s
 	case c.none && s.quirks.createsOverDeleted:
 		in.IfNoneMatch = aws.String("*")
 	case c.etag != "":
-		in.IfMatch = &c.etag
+		in.IfMatch = aws.String(`"` + c.etag + `"`)
 	}
 	out, err := s.client.PutObject(ctx, in, signedAs(u.hex()))
 	if err != nil {
 		return "", "", translate(err)
 	}
-	return aws.ToString(out.ETag), aws.ToString(out.VersionId), nil
+	return unquoted(out.ETag), aws.ToString(out.VersionId), nil
 }
 
 // signedAs spares the SDK to hash a body that is hashed already.
@@ -129,7 +138,7 @@ func (s *Store) getBytes(ctx context.Context, key string) (body []byte, o object
 	if err != nil {
 		return nil, object{}, translate(err)
 	}
-	return body, object{etag: aws.ToString(out.ETag), version: aws.ToString(out.VersionId), modified: seconds(out.LastModified)}, nil
+	return body, object{etag: unquoted(out.ETag), version: aws.ToString(out.VersionId), modified: seconds(out.LastModified)}, nil
 }
 
 // copyObject makes a version of one object the newest of another, and returns it.
@@ -147,7 +156,7 @@ func (s *Store) copyObject(ctx context.Context, from, version, to string, meta m
 		return "", "", translate(err)
 	}
 	if out.CopyObjectResult != nil {
-		etag = aws.ToString(out.CopyObjectResult.ETag)
+		etag = unquoted(out.CopyObjectResult.ETag)
 	}
 	return etag, aws.ToString(out.VersionId), nil
 }
@@ -212,14 +221,15 @@ type listed struct {
 	modified time.Time
 }
 
-// list yields the objects whose keys begin with a prefix, in the order of keys;
-// with flat, only those without a slash after it.
+// list yields the objects whose keys begin with a prefix; with flat, only those
+// of one directory.
 func (s *Store) list(ctx context.Context, prefix string, flat bool) iter.Seq2[listed, error] {
 	return func(yield func(listed, error) bool) {
 		in := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &prefix}
 		if flat {
 			in.Delimiter = aws.String("/")
 		}
+		var continued []string // prefixes of names that are longer than a part of a key
 		for {
 			out, err := s.client.ListObjectsV2(ctx, in)
 			if err != nil {
@@ -227,18 +237,28 @@ func (s *Store) list(ctx context.Context, prefix string, flat bool) iter.Seq2[li
 				return
 			}
 			for _, o := range out.Contents {
-				key := aws.ToString(o.Key)
-				if len(key) < len(prefix) {
-					continue
-				}
-				if !yield(listed{key: key[len(prefix):], etag: aws.ToString(o.ETag), size: aws.ToInt64(o.Size), modified: seconds(o.LastModified)}, nil) {
+				key, ok := strings.CutPrefix(aws.ToString(o.Key), prefix)
+				if ok && !yield(listed{key: key, etag: unquoted(o.ETag), size: aws.ToInt64(o.Size), modified: seconds(o.LastModified)}, nil) {
 					return
 				}
 			}
+			for _, p := range out.CommonPrefixes {
+				if strings.HasSuffix(aws.ToString(p.Prefix), continuedEnd) {
+					continued = append(continued, aws.ToString(p.Prefix))
+				}
+			}
 			if !aws.ToBool(out.IsTruncated) {
-				return
+				break
 			}
 			in.ContinuationToken = out.NextContinuationToken
+		}
+		for _, longer := range continued {
+			for o, err := range s.list(ctx, longer, true) {
+				o.key = longer[len(prefix):] + o.key
+				if !yield(o, err) || err != nil {
+					return
+				}
+			}
 		}
 	}
 }

@@ -73,6 +73,9 @@ func Probe(ctx context.Context, client *s3.Client, bucket, prefix string) (*Repo
 	return p.r, nil
 }
 
+// emptyETag is the ETag of no content.
+const emptyETag = "d41d8cd98f00b204e9800998ecf8427e"
+
 type probe struct {
 	s    *Store
 	base string
@@ -138,7 +141,7 @@ func (p *probe) compareAndSwap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, _, wrong := p.put(ctx, "swapped", "two", condition{etag: `"d41d8cd98f00b204e9800998ecf8427e"`})
+	_, _, wrong := p.put(ctx, "swapped", "two", condition{etag: emptyETag})
 	if wrong != nil && !errors.Is(wrong, errPrecondition) {
 		return wrong
 	}
@@ -270,7 +273,7 @@ func (p *probe) conditionalCopy(ctx context.Context) error {
 }
 
 func (p *probe) conditionalDelete(ctx context.Context) error {
-	_, err := p.s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &p.s.bucket, Key: aws.String(p.base + "swapped"), IfMatch: aws.String(`"d41d8cd98f00b204e9800998ecf8427e"`)})
+	_, err := p.s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &p.s.bucket, Key: aws.String(p.base + "swapped"), IfMatch: aws.String(`"` + emptyETag + `"`)})
 	p.found("conditional delete", err != nil, false, "a delete obeys If-Match",
 		"a delete ignores If-Match; deletes look first, under a lock of the gateway")
 	return nil

@@ -32,7 +32,7 @@ func (s *Store) Stat(ctx context.Context, workspace, path string) (contents.Entr
 
 func (s *Store) stat(ctx context.Context, w *workspace, path string) (contents.Entry, error) {
 	if path == "" {
-		return contents.Entry{Directory: true}, nil
+		return s.directory(ctx, w, path)
 	}
 	o, err := s.file(ctx, w, path)
 	if err == nil {
@@ -60,10 +60,11 @@ func (s *Store) file(ctx context.Context, w *workspace, path string) (object, er
 	return o, err
 }
 
-// directory returns a directory; the root is always there.
+// directory returns a directory; the root is always there, and nothing says since
+// when.
 func (s *Store) directory(ctx context.Context, w *workspace, path string) (contents.Entry, error) {
 	if path == "" {
-		return contents.Entry{Directory: true}, nil
+		return contents.Entry{Directory: true, Modified: s.started, Created: s.started}, nil
 	}
 	o, err := s.head(ctx, s.base(w.name)+filesPart+markerKey(path), "")
 	if err != nil {
@@ -234,7 +235,7 @@ func (s *Store) get(ctx context.Context, id identifier, offset, n int64) (io.Rea
 		return nil, object{}, unavailable("the server answers with the whole object instead of a part")
 	}
 	return out.Body, object{
-		etag: aws.ToString(out.ETag), version: aws.ToString(out.VersionId), size: size,
+		etag: unquoted(out.ETag), version: aws.ToString(out.VersionId), size: size,
 		modified: seconds(out.LastModified), metadata: decodeMetadata(out.Metadata),
 	}, nil
 }

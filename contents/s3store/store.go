@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -45,9 +46,11 @@ type Store struct {
 	claims    claims
 	lives     context.Context // ends at Close
 	end       context.CancelFunc
+	started   time.Time
 	work      sync.WaitGroup // moves that outlive their callers
 
-	known latest
+	known memory // latest versions, by key
+	past  memory // versions, by identifier
 
 	mu         sync.Mutex
 	workspaces map[string]*workspace // guarded by mu
@@ -72,7 +75,7 @@ func New(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		client: tuned(o.Client), bucket: o.Bucket, prefix: o.Prefix, quota: o.QuotaBytes,
 		retention: o.Retention.withDefaults(), log: o.Log, quirks: report.quirks,
-		lives: lives, end: end, workspaces: map[string]*workspace{},
+		lives: lives, end: end, started: now(), workspaces: map[string]*workspace{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -94,13 +97,14 @@ func (s *Store) Close() error {
 // workspace is what a store remembers of a workspace. Nothing of it is an answer:
 // all of that is in S3.
 type workspace struct {
-	name string
-	feed feed
-
-	opening sync.Mutex // held while moves that were broken off are finished
-	open    bool       // guarded by opening
-
+	name  string
+	feed  feed
 	usage usage
+
+	opening sync.Mutex   // held while moves that were broken off are finished
+	looked  atomic.Int64 // one more than broken was when that was done last
+	broken  atomic.Int64 // moves that were broken off since the start
+	moving  sync.Map     // ids of the moves that are under way
 }
 
 func (s *Store) workspace(name string) *workspace {
@@ -126,15 +130,19 @@ func (s *Store) enter(ctx context.Context, name string, paths ...string) (*works
 		}
 	}
 	w := s.workspace(name)
+	if w.looked.Load() == w.broken.Load()+1 {
+		return w, nil
+	}
 	w.opening.Lock()
 	defer w.opening.Unlock()
-	if w.open {
+	broken := w.broken.Load()
+	if w.looked.Load() == broken+1 {
 		return w, nil
 	}
 	if err := s.resume(ctx, w); err != nil {
 		return nil, fmt.Errorf("cannot finish what was begun in workspace %s: %w", name, err)
 	}
-	w.open = true
+	w.looked.Store(broken + 1)
 	return w, nil
 }
 

@@ -68,3 +68,19 @@ func (s *Store) room(ctx context.Context, w *workspace, wanted int64) error {
 	}
 	return nil
 }
+
+// mark returns the counter, for recount.
+func (u *usage) mark() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.bytes
+}
+
+// recount sets the counter to what was counted since mark, and what was written
+// in the meantime.
+func (u *usage) recount(bytes, mark int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.bytes = bytes + u.bytes - mark
+	u.counted = true
+}

@@ -76,7 +76,7 @@ func (s *Store) merged(out *s3.ListObjectVersionsOutput, order []identifier) []s
 	for _, v := range out.Versions {
 		all = append(all, seenVersion{
 			key: aws.ToString(v.Key), latest: aws.ToBool(v.IsLatest),
-			object: object{etag: aws.ToString(v.ETag), version: aws.ToString(v.VersionId), size: aws.ToInt64(v.Size), modified: seconds(v.LastModified)},
+			object: object{etag: unquoted(v.ETag), version: aws.ToString(v.VersionId), size: aws.ToInt64(v.Size), modified: seconds(v.LastModified)},
 		})
 	}
 	for _, m := range out.DeleteMarkers {

@@ -1,0 +1,398 @@
+package s3store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"golang.org/x/sync/errgroup"
+
+	"kernelgw/contents"
+)
+
+// journal says what a move is about, from before its first step to after its
+// last. Whoever finds it finishes the move: every step can be done again. Files
+// are copied, then the checkpoints, and only then removed where they were, so
+// that each file is there at least once, whenever the store is killed.
+type journal struct {
+	From   string    `json:"from"`
+	To     string    `json:"to"`
+	Author string    `json:"author,omitempty"`
+	At     time.Time `json:"at"`
+
+	id string
+}
+
+func (s *Store) journalKey(w *workspace, id string) string { return s.base(w.name) + journalPart + id }
+
+// Move implements contents.Store. It goes on when ctx ends.
+func (s *Store) Move(ctx context.Context, workspace, from, to, author string) (contents.Entry, error) {
+	w, err := s.enter(ctx, workspace, from, to)
+	if err != nil {
+		return contents.Entry{}, err
+	}
+	if from == "" || to == "" {
+		return contents.Entry{}, fmt.Errorf("cannot move the root: %w", contents.ErrInvalid)
+	}
+	if from != to && within(from, to) {
+		return contents.Entry{}, fmt.Errorf("cannot move %s: %w: a directory cannot be moved into itself", from, contents.ErrInvalid)
+	}
+	type outcome struct {
+		e   contents.Entry
+		err error
+	}
+	done := make(chan outcome, 1)
+	if !s.begin() {
+		return contents.Entry{}, unavailable("the store is closed")
+	}
+	go func() {
+		defer s.work.Done()
+		e, err := s.move(s.lives, w, from, to, author)
+		done <- outcome{e, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return contents.Entry{}, fmt.Errorf("cannot move %s to %s: %w", from, to, o.err)
+		}
+		return o.e, nil
+	case <-ctx.Done():
+		return contents.Entry{}, fmt.Errorf("moving %s to %s goes on: %w", from, to, ctx.Err())
+	}
+}
+
+// begin adds to the work that Close waits for, unless the store is closed.
+func (s *Store) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.work.Add(1)
+	return true
+}
+
+func (s *Store) move(ctx context.Context, w *workspace, from, to, author string) (contents.Entry, error) {
+	claimed := []string{from, to}
+	if from == to {
+		claimed = claimed[:1]
+	}
+	release, err := s.claims.take(ctx, w.name, claimed...)
+	if err != nil {
+		return contents.Entry{}, err
+	}
+	defer release()
+	t, err := s.tree(ctx, w, from)
+	if err != nil {
+		return contents.Entry{}, err
+	}
+	if err := s.vacant(ctx, w, to); err != nil {
+		return contents.Entry{}, err
+	}
+	for _, path := range append([]string{from}, slices.Concat(t.paths(), t.directories)...) {
+		if err := s.checkPath(w.name, t.rebased(path, to)); err != nil {
+			return contents.Entry{}, err
+		}
+	}
+	j := journal{From: from, To: to, Author: clip(author, maxAuthorBytes), At: now(), id: strings.ToLower(ulid.Make().String())}
+	body, err := json.Marshal(j)
+	if err != nil {
+		return contents.Entry{}, err
+	}
+	w.moving.Store(j.id, true)
+	_, err = s.putBytes(ctx, s.journalKey(w, j.id), body, condition{none: true})
+	if err == nil {
+		err = s.carryOut(ctx, w, j, t, false)
+	}
+	w.moving.Delete(j.id)
+	if err != nil {
+		// The next operation in the workspace finishes it first, if there is a
+		// journal: a write that failed may have been done.
+		w.broken.Add(1)
+		return contents.Entry{}, err
+	}
+	return s.stat(ctx, w, to)
+}
+
+func (t *tree) paths() []string {
+	paths := make([]string, len(t.files))
+	for i, f := range t.files {
+		paths[i] = f.path
+	}
+	return paths
+}
+
+// vacant reports whether something may be moved or copied to a path.
+func (s *Store) vacant(ctx context.Context, w *workspace, path string) error {
+	if _, err := s.stat(ctx, w, path); err == nil {
+		return contents.ErrExists
+	} else if !errors.Is(err, contents.ErrNotFound) {
+		return err
+	}
+	if _, err := s.directory(ctx, w, parent(path)); errors.Is(err, contents.ErrNotFound) {
+		return contents.ErrNoParent
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// carryOut does, or finishes, a move whose journal is written and whose paths are
+// claimed.
+func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, again bool) error {
+	for _, path := range t.directories {
+		if err := s.mark(ctx, w, t.rebased(path, j.To)); err != nil {
+			return err
+		}
+	}
+	moved := make([]relocated, len(t.files))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i, f := range t.files {
+		group.Go(func() (err error) {
+			moved[i], err = s.moveFile(groupCtx, w, j, f, t.rebased(f.path, j.To), again)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := s.moveRecords(ctx, w, j, t, moved); err != nil {
+		return err
+	}
+	arrived, err := s.arrived(ctx, w, j, t)
+	if err != nil {
+		return err
+	}
+	if err := s.removeTree(ctx, w, t); err != nil {
+		return err
+	}
+	ids := make([]identifier, len(moved))
+	for i, m := range moved {
+		ids[i] = m.from
+	}
+	if err := s.removeAll(ctx, ids); err != nil {
+		return err
+	}
+	if err := s.remove(ctx, s.journalKey(w, j.id)); err != nil {
+		return err
+	}
+	t.tellDeleted(w, "move")
+	for _, e := range arrived {
+		w.feed.publish(contents.Change{Path: e.Path, Entry: e, Source: "move"})
+	}
+	return nil
+}
+
+// relocated is a version that became one of another path.
+type relocated struct {
+	from    identifier
+	old     link // the version as it was
+	path    string
+	version string
+}
+
+// rewrite returns a record in which the old version is the new one.
+func (m relocated) rewrite(r record) record {
+	r.Checkpoints = slices.Clone(r.Checkpoints)
+	for i := range r.Checkpoints {
+		if c := &r.Checkpoints[i]; c.Version == m.old.Version {
+			c.Path, c.Version = m.path, m.version
+		}
+	}
+	return r
+}
+
+// relocate copies the latest version of a file to another path, as a version that
+// continues its history there. The caller removes the old one: its content is
+// there twice.
+func (s *Store) relocate(ctx context.Context, w *workspace, f treeFile, to, source, mark string) (relocated, error) {
+	m := relocated{
+		from: identifier{s.base(w.name) + filesPart + fileKey(f.path), f.version},
+		old:  link{Path: f.path, Version: f.version, At: f.modified},
+		path: to,
+	}
+	meta := f.metadata
+	meta.source, meta.nonce, meta.move = source, "", mark
+	if meta.previous.Path == "" {
+		// Else the version that goes is itself only a link.
+		meta.previous = m.old
+	}
+	if meta.created.IsZero() {
+		meta.created = f.modified
+	}
+	var err error
+	_, m.version, err = s.copyObject(ctx, m.from.key, f.version, s.base(w.name)+filesPart+fileKey(to), meta)
+	return m, err
+}
+
+// moveMark tells a copy that a move has made, and of which version.
+func (j journal) moveMark(f treeFile) string { return j.id + "." + f.version }
+
+func (s *Store) moveFile(ctx context.Context, w *workspace, j journal, f treeFile, to string, again bool) (relocated, error) {
+	if again {
+		there, err := s.head(ctx, s.base(w.name)+filesPart+fileKey(to), "")
+		if err == nil && there.move == j.moveMark(f) {
+			return relocated{
+				from: identifier{s.base(w.name) + filesPart + fileKey(f.path), f.version},
+				old:  link{Path: f.path, Version: f.version, At: f.modified}, path: to, version: there.version,
+			}, nil
+		}
+		if err != nil && !errors.Is(err, contents.ErrNotFound) {
+			return relocated{}, err
+		}
+	}
+	return s.relocate(ctx, w, f, to, "move", j.moveMark(f))
+}
+
+// moveRecords brings checkpoints to where their files are now.
+func (s *Store) moveRecords(ctx context.Context, w *workspace, j journal, t *tree, moved []relocated) error {
+	records, err := s.records(ctx, w, j.From)
+	if err != nil || len(records) == 0 {
+		return err
+	}
+	byPath := map[string]relocated{}
+	for _, m := range moved {
+		byPath[m.old.Path] = m
+	}
+	var mu sync.Mutex
+	var gone []identifier
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for path, r := range records {
+		group.Go(func() error {
+			if m, ok := byPath[path]; ok {
+				r = m.rewrite(r)
+			} else if there, _, err := s.record(groupCtx, w, t.rebased(path, j.To)); err != nil || !there.empty() {
+				return err // it was brought before the store was killed
+			}
+			mu.Lock()
+			gone = append(gone, identifier{key: s.recordKey(w, path)})
+			mu.Unlock()
+			return s.putRecord(groupCtx, w, t.rebased(path, j.To), r)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return s.removeAll(ctx, gone)
+}
+
+// arrived makes sure that all files are where they were copied to, before they
+// are removed where they were.
+func (s *Store) arrived(ctx context.Context, w *workspace, j journal, t *tree) ([]contents.Entry, error) {
+	there := map[string]contents.Entry{}
+	var entries []contents.Entry
+	if len(t.directories) == 0 {
+		o, err := s.file(ctx, w, j.To)
+		if err != nil {
+			return nil, err
+		}
+		entries = []contents.Entry{entryOf(j.To, o)}
+	} else {
+		var err error
+		if entries, err = s.entries(ctx, w, j.To, false); err != nil {
+			return nil, err
+		}
+		e, err := s.directory(ctx, w, j.To)
+		if err != nil {
+			return nil, err
+		}
+		entries = append([]contents.Entry{e}, entries...)
+	}
+	for _, e := range entries {
+		there[e.Path] = e
+	}
+	for _, f := range t.files {
+		if e, ok := there[t.rebased(f.path, j.To)]; !ok || e.Directory || e.Size != f.size {
+			return nil, unavailable("the copy of %s is not there", f.path)
+		}
+	}
+	metas := map[string]treeFile{}
+	for _, f := range t.files {
+		metas[t.rebased(f.path, j.To)] = f
+	}
+	for i := range entries {
+		if f, ok := metas[entries[i].Path]; ok {
+			e := &entries[i]
+			e.SHA256, e.Author, e.Executable = f.sha256, f.author, f.executable
+			if !f.created.IsZero() {
+				e.Created = f.created
+			}
+		}
+	}
+	return entries, nil
+}
+
+// resume finishes the moves that a gateway which died, or a storage that failed,
+// has left in a workspace.
+func (s *Store) resume(ctx context.Context, w *workspace) error {
+	for o, err := range s.list(ctx, s.base(w.name)+journalPart, false) {
+		if err != nil {
+			return err
+		}
+		if _, ok := w.moving.Load(o.key); ok {
+			continue
+		}
+		body, _, err := s.getBytes(ctx, s.journalKey(w, o.key))
+		if errors.Is(err, contents.ErrNotFound) {
+			continue // finished meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		j := journal{id: o.key}
+		if err := json.Unmarshal(body, &j); err != nil || s.checkPath(w.name, j.From) != nil || s.checkPath(w.name, j.To) != nil {
+			s.log.Error("a move cannot be finished: its journal is damaged", "workspace", w.name, "journal", o.key)
+			continue
+		}
+		err = s.finish(ctx, w, j)
+		if errors.Is(err, contents.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			// Trying again would not help, and the workspace must stay usable. The
+			// files are where they were, or there twice.
+			s.log.Error("a move cannot be finished", "workspace", w.name, "from", j.From, "to", j.To, "err", err)
+			continue
+		}
+		s.log.Info("finished a move that was broken off", "workspace", w.name, "from", j.From, "to", j.To)
+	}
+	return nil
+}
+
+func (s *Store) finish(ctx context.Context, w *workspace, j journal) error {
+	release, err := s.claims.take(ctx, w.name, j.From, j.To)
+	if err != nil {
+		return err
+	}
+	defer release()
+	t := &tree{root: j.From}
+	o, err := s.file(ctx, w, j.From)
+	switch {
+	case err == nil:
+		t.files = []treeFile{{j.From, o}}
+	case !errors.Is(err, contents.ErrNotFound):
+		return err
+	default:
+		// What is left of a directory: its marker goes last.
+		if _, err := s.directory(ctx, w, j.From); errors.Is(err, contents.ErrNotFound) {
+			if err := s.moveRecords(ctx, w, j, t, nil); err != nil {
+				return err
+			}
+			return s.remove(ctx, s.journalKey(w, j.id))
+		} else if err != nil {
+			return err
+		}
+		if err := s.below(ctx, w, t); err != nil {
+			return err
+		}
+	}
+	return s.carryOut(ctx, w, j, t, true)
+}
