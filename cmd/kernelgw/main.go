@@ -30,13 +30,15 @@ var version = "devel"
 type CLI struct {
 	ConfigFile string `name:"config" help:"YAML configuration file." type:"path"`
 
-	Serve   ServeCmd   `cmd:"" help:"Run the gateway."`
-	Doctor  DoctorCmd  `cmd:"" help:"Tell what this host can do, and which driver would be chosen and why."`
-	Image   ImageCmd   `cmd:"" help:"Build, fetch and list images of sandboxes."`
-	Config  ConfigCmd  `cmd:"" help:"Check or print the configuration."`
-	Token   TokenCmd   `cmd:"" help:"Make tokens for users."`
-	Routes  RoutesCmd  `cmd:"" help:"Print the route table."`
-	Version VersionCmd `cmd:"" help:"Print the version."`
+	Serve        ServeCmd        `cmd:"" help:"Run the gateway."`
+	Doctor       DoctorCmd       `cmd:"" help:"Tell what this host can do, and which driver would be chosen and why."`
+	Image        ImageCmd        `cmd:"" help:"Build, fetch and list images of sandboxes."`
+	Storage      StorageCmd      `cmd:"" help:"Look after the file storage."`
+	Config       ConfigCmd       `cmd:"" help:"Check or print the configuration."`
+	ClientConfig ClientConfigCmd `cmd:"" help:"Print how to connect clients: JupyterLab, VS Code, nbclient, papermill, an embedding site."`
+	Token        TokenCmd        `cmd:"" help:"Make tokens for users."`
+	Routes       RoutesCmd       `cmd:"" help:"Print the route table."`
+	Version      VersionCmd      `cmd:"" help:"Print the version."`
 }
 
 // environment is what commands get from the outside.
@@ -90,7 +92,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		kong.Name("kernelgw"),
 		kong.Description("A Jupyter server for untrusted code: every kernel runs in a sandbox of its own."),
 		kong.DefaultEnvars("KERNELGW"),
-		kong.Vars{"data_dir": defaultDataDir(getenv)},
+		kong.Vars{"client_names": strings.Join(clientNames, ", "), "data_dir": defaultDataDir(getenv)},
 		kong.Resolvers(file),
 		kong.Writers(stdout, stderr),
 		kong.UsageOnError(),
