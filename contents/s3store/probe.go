@@ -247,7 +247,7 @@ func (p *probe) ghostPrefixes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.found("no ghost prefixes", len(out.CommonPrefixes) == 0, false, "a prefix without objects is not listed",
+	p.found("prefixes", len(out.CommonPrefixes) == 0, false, "a prefix without objects is not listed",
 		"a prefix whose objects are all deleted is still listed; directories are told by markers")
 	return nil
 }
