@@ -55,7 +55,7 @@ type Config struct {
 	Disk          ByteSize      `help:"Size of each sandbox's writable layer." default:"4GiB"`
 	AllowedEnv    []string      `help:"Environment variables that clients may set for a kernel beside KERNEL_*."`
 	StartTimeout  time.Duration `help:"Time to make a sandbox and reach its agent." default:"2m"`
-	WorkDir       string        `help:"Directory in which kernels of the process driver start. Default: the current one." type:"path"`
+	WorkDir       string        `help:"Directory of the host in which kernels of the process driver start. They then do not see the workspace's files. Default: a directory for each with those files." type:"path"`
 
 	StorageConfig
 	FrontendDir string `help:"Directory of the browser files of JupyterLab and Notebook, which scripts/setup-frontend.sh makes. Default: .cache/frontend beside the binary's directory." type:"path"`

@@ -31,7 +31,7 @@ func openDriver(ctx context.Context, c *Config, log *slog.Logger) (sandboxes.Dri
 	log.Info("driver chosen", "driver", name, "why", why)
 	switch name {
 	case process.Name:
-		return process.New(process.Options{StateDir: filepath.Join(state, process.Name), AgentPath: agent, WorkDir: c.WorkDir, Log: log})
+		return process.New(process.Options{StateDir: filepath.Join(state, process.Name), AgentPath: agent, WorkDir: c.WorkDir, Homes: c.WorkDir == "", Log: log})
 	case gvisor.Name:
 		if _, err := resolveImage(ctx, c); err != nil {
 			return nil, err

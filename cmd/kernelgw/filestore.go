@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -30,8 +31,10 @@ type StorageConfig struct {
 	S3Prefix   string `name:"s3-prefix" help:"What all keys in the bucket begin with, as in kernelgw/."`
 	S3Region   string `name:"s3-region" help:"Region of the bucket." default:"us-east-1"`
 
-	Quota   ByteSize `help:"Bytes that each workspace may hold, old versions included; 0 means no limit." default:"0"`
-	MaxFile ByteSize `help:"Largest file that may be uploaded." default:"5GiB"`
+	Quota      ByteSize `help:"Bytes that each workspace may hold, old versions included; 0 means no limit." default:"0"`
+	MaxFile    ByteSize `help:"Largest file that may be uploaded." default:"5GiB"`
+	SyncIgnore []string `help:"Names of files and directories that stay in the sandbox, with * and ?, beside .venv, node_modules, caches and the like."`
+	SyncMax    ByteSize `help:"Largest file that goes from a sandbox into the workspace and back." default:"2GiB"`
 
 	KeepVersions time.Duration `help:"How long every version of a file is kept. The current version and checkpoints are kept always." default:"24h"`
 	KeepHourly   time.Duration `help:"How long one version of each hour is kept." default:"168h"`
@@ -58,6 +61,11 @@ func (c *StorageConfig) validate() error {
 	} {
 		if d < time.Minute {
 			return fmt.Errorf("%s: %v is too short; at least 1m", key, d)
+		}
+	}
+	for _, pattern := range c.SyncIgnore {
+		if _, err := path.Match(pattern, ""); err != nil || strings.Contains(pattern, "/") {
+			return fmt.Errorf("sync_ignore: %q is no pattern of a name, like *.tmp", pattern)
 		}
 	}
 	if c.MaxFile < 1<<20 {

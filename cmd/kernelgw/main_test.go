@@ -121,6 +121,7 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 		"endpoint without scheme": {args: []string{"--storage", "s3", "--s3-bucket", "b", "--s3-endpoint", "s3.example.org"}, want: []string{"s3_endpoint", "https://"}},
 		"prefix without a slash":  {args: []string{"--storage", "s3", "--s3-bucket", "b", "--s3-prefix", "a"}, want: []string{"s3_prefix", "slash"}},
 		"quota":                   {args: []string{"--quota", "much"}, want: []string{"much", "2GiB"}},
+		"ignored path":            {args: []string{"--sync-ignore", "a/b"}, want: []string{"sync_ignore"}},
 		"no time":                 {args: []string{"--keep-trash", "0s"}, want: []string{"keep_trash", "1m"}},
 		"token file":              {env: map[string]string{"JUPYTER_TOKEN_FILE": "/nonexistent"}, want: []string{"JUPYTER_TOKEN_FILE"}},
 		"config file":             {args: []string{"--config", "/nonexistent.yaml"}, want: []string{"/nonexistent.yaml"}},

@@ -21,12 +21,14 @@ import (
 
 	"kernelgw/auth/token"
 	"kernelgw/contents"
+	"kernelgw/contents/contentsync"
 	"kernelgw/contents/s3store"
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/kernelgw/registry/file"
 	"kernelgw/kernelgw/telemetry"
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // ServeCmd runs the gateway.
@@ -92,11 +94,18 @@ func (c *ServeCmd) Run(env *environment) error {
 	if !driver.Capabilities().Isolated {
 		resources, c.Image = sandboxes.Resources{}, ""
 	}
-	manager := kernels.New(kernels.Options{
+	options := kernels.Options{
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
 		MaxMessageBytes: int64(c.MaxMessage),
-	})
+		FilesConfig:     agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore},
+	}
+	if driver.Capabilities().Isolated || c.WorkDir == "" {
+		options.Files = contentsync.New(contentsync.Options{
+			Store: files, Log: log, SpoolDir: filepath.Join(c.DataDir, "spool"), MaxFileBytes: int64(c.SyncMax),
+		})
+	}
+	manager := kernels.New(options)
 	users, err := token.New(token.Options{Users: tokenUsers(&c.Config), Store: store, Log: log})
 	if err != nil {
 		return err
