@@ -1,8 +1,9 @@
 #!/bin/sh
-# setup-clients.sh [stock] [clients] [node]
+# setup-clients.sh [stock] [clients] [weed] [node]
 #
-# Installs the real clients that conformance/clients runs, and the stock
-# jupyter_server that conformance compares with, into .cache. Versions are
+# Installs the real clients that conformance/clients runs, the stock
+# jupyter_server that conformance compares with, and SeaweedFS, the S3 server
+# that contents/s3store is tested on, into .cache. Versions are
 # pinned in conformance/clients/{python,node}. Doing it again costs nothing:
 # each part has a stamp that names its lock file and interpreter.
 # PYTHON and NPM name other interpreters than python3 and npm.
@@ -77,11 +78,11 @@ setup_node() {
 	say "node: ready"
 }
 
-[ $# -gt 0 ] || set -- stock clients node
+[ $# -gt 0 ] || set -- stock clients weed node
 for part in "$@"; do
 	case $part in
-	stock | clients) setup_venv "$part" ;;
+	stock | clients | weed) setup_venv "$part" ;;
 	node) setup_node ;;
-	*) fail "unknown part $part: one of stock, clients, node" ;;
+	*) fail "unknown part $part: one of stock, clients, weed, node" ;;
 	esac
 done
