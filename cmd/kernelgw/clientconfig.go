@@ -59,6 +59,9 @@ func (c *ClientConfigCmd) Run(env *environment) error {
 		if err != nil {
 			return err
 		}
+		if strings.Contains(config.Shell, noToken) {
+			config.Notes = append(config.Notes, "TOKEN is your token: export TOKEN=... first.")
+		}
 		configs = append(configs, config)
 	}
 	switch {
@@ -287,7 +290,7 @@ func (g gateway) capabilityShell(label string) string {
 	if err != nil {
 		panic("two strings are no JSON: " + err.Error())
 	}
-	// The header comes by a file descriptor: arguments are seen by everyone.
+	// The header goes through a pipe: arguments are seen by everyone.
 	shell := "export JUPYTER_GATEWAY_URL=\"$(printf 'Authorization: token %s' " + g.shellToken() + " |\n" +
 		"  curl -fsS -X POST -H @- -H 'Content-Type: application/json' -d " + shellQuote(string(wanted)) + " " + shellQuote(g.root+"/v1/capabilities") + " |\n" +
 		"  python3 -c 'import json, sys; print(json.load(sys.stdin)[\"url\"])')\"\n"
@@ -315,10 +318,13 @@ func needsSocketURL(base string) bool {
 	return strings.ReplaceAll(strings.ToLower(base), "http", "ws") != socketURL(base)
 }
 
+// noToken is the token in the shell when it was not given.
+const noToken = `"$TOKEN"`
+
 // shellToken returns the token as a word of the shell.
 func (g gateway) shellToken() string {
 	if g.token == "" {
-		return `"$TOKEN"`
+		return noToken
 	}
 	return shellQuote(g.token)
 }
