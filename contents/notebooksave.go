@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // store writes a notebook from a client as files have it, in the form that
@@ -218,18 +220,30 @@ func canonical(raw []byte) []byte {
 	return out.Bytes()
 }
 
-// halves reports whether a string has escapes of surrogates, of which only a pair
-// is a character.
+// halves reports whether a string has an escape of half a character that has no
+// other half.
 func halves(raw []byte) bool {
-	for i := bytes.Index(raw, []byte(`\u`)); i >= 0; {
-		if r, ok := hex4(raw[i+2:]); ok && 0xd800 <= r && r < 0xe000 {
+	for i := 0; i+1 < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		i++
+		if raw[i] != 'u' {
+			continue
+		}
+		r, _ := hex4(raw[i+1:])
+		i += 4
+		if !utf16.IsSurrogate(r) {
+			continue
+		}
+		low := rune(0)
+		if bytes.HasPrefix(raw[i+1:], []byte(`\u`)) {
+			low, _ = hex4(raw[i+3:])
+		}
+		if utf16.DecodeRune(r, low) == utf8.RuneError {
 			return true
 		}
-		next := bytes.Index(raw[i+2:], []byte(`\u`))
-		if next < 0 {
-			return false
-		}
-		i += 2 + next
+		i += 6
 	}
 	return false
 }

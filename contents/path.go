@@ -36,10 +36,10 @@ func (e *pathError) Is(target error) bool {
 // ErrInvalid, and ErrNotFound too when it has an empty segment, ".", ".." or a
 // NUL. A clean path is its own Clean.
 func Clean(p string) (string, error) {
-	p = strings.TrimSuffix(strings.TrimPrefix(p, "/"), "/")
-	if p == "" {
+	if p == "" || p == "/" {
 		return "", nil
 	}
+	p = strings.TrimSuffix(strings.TrimPrefix(p, "/"), "/")
 	switch {
 	case strings.IndexByte(p, 0) >= 0:
 		return "", &pathError{why: "a path has no NUL", absent: true}
