@@ -97,7 +97,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, workspace, author str
 	err := server.Serve(only)
 	server.Close()
 	cancel()
-	l.handlers.Wait()
+	l.end()
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, errLinkClosed) {
 		return ctx.Err()
 	}
@@ -112,7 +112,29 @@ type link struct {
 	rate      *rate.Limiter
 	uploads   chan struct{} // holds one for each body being taken
 	entries   atomic.Int64  // about how many the workspace has
-	handlers  sync.WaitGroup
+
+	mu       sync.Mutex
+	ended    bool           // guarded by mu: no request begins any more
+	handlers sync.WaitGroup // of requests
+}
+
+// begin says whether a request may be handled. Then handlers must be told of its
+// end.
+func (l *link) begin() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.handlers.Add(1)
+	}
+	return !l.ended
+}
+
+// end waits for the requests that are being handled, and lets no more begin.
+func (l *link) end() {
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	l.handlers.Wait()
 }
 
 var errLinkClosed = errors.New("the link is closed")

@@ -37,7 +37,9 @@ func (l *link) handler() http.Handler {
 		"DELETE " + agentapi.FilesDirectory: l.deleteDirectory,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			l.handlers.Add(1)
+			if !l.begin() {
+				panic(http.ErrAbortHandler)
+			}
 			defer l.handlers.Done()
 			err := l.rate.Wait(r.Context())
 			if err == nil {
