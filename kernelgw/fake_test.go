@@ -31,6 +31,7 @@ type fakeKernels struct {
 	kernels  map[string]kernels.Kernel
 	sessions map[string]kernels.Session
 	starts   []kernels.StartRequest
+	shells   []shell
 	agent    sandboxes.Endpoint // where Connect sends
 	hold     bool               // Connect waits for its context
 	held     int                // Connects that wait

@@ -94,6 +94,12 @@ func Routes() []Route {
 		row(patch, "api/sessions/:id", auth.API, everywhere, "Rename a session or change its kernel", (*Server).patchSession),
 		row(del, "api/sessions/:id", auth.API, everywhere, "End a session and its kernel", (*Server).deleteSession),
 
+		row(get, "api/terminals", auth.API, everywhere, "Terminals of the workspace", (*Server).listTerminals),
+		row(post, "api/terminals", auth.API, everywhere, "Start a terminal", (*Server).startTerminal),
+		row(get, "api/terminals/:name", auth.API, everywhere, "One terminal", (*Server).getTerminal),
+		row(del, "api/terminals/:name", auth.API, everywhere, "End a terminal and its processes", (*Server).deleteTerminal),
+		row(get, "terminals/websocket/:name", auth.Socket, everywhere, "WebSocket to a terminal", (*Server).terminalSocket),
+
 		row(post, "api/shutdown", auth.API, browsers, "Stop the server: for the single-user owner only", (*Server).postShutdown),
 		row(post, "api/security/csp-report", auth.Public, browsers, "Takes reports of browsers and drops them", (*Server).postCSPReport),
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"kernelgw/auth"
 	"kernelgw/auth/token"
 	"kernelgw/kernelgw"
@@ -151,11 +153,13 @@ func TestForeignTokensSee404(t *testing.T) {
 	capability := strings.TrimPrefix(g.bobsCapability(), "/t/")
 	g.file("math", "a/b.ipynb", "{}")
 	g.file("bob", "a/b.ipynb", "{}")
+	terminals := agent(t, func(*websocket.Conn, *http.Request) {})
 	for _, r := range kernelgw.Routes() {
 		if r.Access == auth.Public {
 			continue
 		}
 		for mount, path := range paths(r, "math", capability, kernel) {
+			g.kernels.set(func(f *fakeKernels) { f.agent, f.shells = terminals, []shell{{"bob", "python3", ""}} })
 			foreign := mount == kernelgw.Workspace || strings.Contains(r.Path, ":id") || strings.Contains(r.Path, ":workspace")
 			got := g.do(r.Method, path, "", append(socketHeaders(r), "Authorization: token "+bobToken)...)
 			if foreign && got.StatusCode != http.StatusNotFound && r.Method != http.MethodPatch {

@@ -48,6 +48,7 @@ type Kernels interface {
 	UpdateSession(ctx context.Context, workspace, id string, u kernels.SessionUpdate) (kernels.Session, error)
 	DeleteSession(ctx context.Context, workspace, id string) error
 	Usage(ctx context.Context, workspace, id string) (agentapi.Usage, error)
+	Terminals
 }
 
 // Users is who may log in, and what is made from that.

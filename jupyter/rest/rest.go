@@ -41,6 +41,12 @@ type Kernel struct {
 	Reason         string `json:"reason,omitempty"`
 }
 
+// Terminal is the model of a terminal.
+type Terminal struct {
+	Name         string `json:"name"`
+	LastActivity Time   `json:"last_activity"`
+}
+
 // Session is the session model. Notebook repeats path and name for sessions
 // of type "notebook", as old clients expect.
 type Session struct {
