@@ -89,8 +89,8 @@ func (s *Store) run(ctx context.Context, w *workspace, path string, from *link) 
 	return run, s.describe(ctx, run)
 }
 
-// startOf returns the index of the version that a link leads to, or of what was
-// below it when it is gone.
+// startOf returns the index of the version that a link leads to, or of what is
+// below it when that is gone.
 func (s *Store) startOf(all []seenVersion, from *link) int {
 	if from == nil {
 		return 0
@@ -98,8 +98,8 @@ func (s *Store) startOf(all []seenVersion, from *link) int {
 	if i := slices.IndexFunc(all, func(v seenVersion) bool { return !v.deleted && v.version == from.Version }); i >= 0 {
 		return i
 	}
-	// A link is made when a file leaves a path, so that a deletion is above it:
-	// the oldest that is not older than what was moved.
+	// A link is made when a file leaves a path, so that a deletion is above it: the
+	// oldest that is not older.
 	start := len(all)
 	for i, v := range all {
 		later := !v.modified.Before(from.At)

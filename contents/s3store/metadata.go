@@ -23,9 +23,9 @@ type metadata struct {
 	move       string // what moved it here: see moveMark
 }
 
-// link names a version of a file at some path, whose history goes on below
-// another one: a move, which is a copy in S3, leaves that behind. The version
-// itself may be gone.
+// link names the version with which the history of a file goes on at the path
+// where it was before: a move, which is a copy in S3, leaves that behind. The
+// version may be gone since.
 type link struct {
 	Path    string    `json:"path"`
 	Version string    `json:"version"`

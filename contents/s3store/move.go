@@ -151,12 +151,16 @@ func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, 
 			return err
 		}
 	}
+	below, err := s.belowLatest(ctx, w, t)
+	if err != nil {
+		return err
+	}
 	moved := make([]relocated, len(t.files))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for i, f := range t.files {
 		group.Go(func() (err error) {
-			moved[i], err = s.moveFile(groupCtx, w, j, f, t.rebased(f.path, j.To), again)
+			moved[i], err = s.moveFile(groupCtx, w, j, f, below[f.path], t.rebased(f.path, j.To), again)
 			return err
 		})
 	}
@@ -192,37 +196,45 @@ func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, 
 
 // relocated is a version that became one of another path.
 type relocated struct {
-	from    identifier
-	old     link // the version as it was
+	from    identifier // of the version as it was
+	oldPath string
+	last    bool // nothing of the file's history is left at oldPath
 	path    string
 	version string
 }
 
+func (s *Store) relocation(w *workspace, f treeFile, below link, to string) relocated {
+	return relocated{
+		from:    identifier{s.base(w.name) + filesPart + fileKey(f.path), f.version},
+		oldPath: f.path, last: below.Path == "", path: to,
+	}
+}
+
 // rewrite returns a record in which the old version is the new one.
 func (m relocated) rewrite(r record) record {
-	r.Checkpoints = slices.Clone(r.Checkpoints)
+	r.Checkpoints, r.Links = slices.Clone(r.Checkpoints), slices.Clone(r.Links)
 	for i := range r.Checkpoints {
-		if c := &r.Checkpoints[i]; c.Version == m.old.Version {
+		if c := &r.Checkpoints[i]; c.Version == m.from.version {
 			c.Path, c.Version = m.path, m.version
+		}
+	}
+	if m.last {
+		if i := slices.IndexFunc(r.Links, func(l severed) bool { return l.From == m.oldPath }); i >= 0 {
+			r.Links[i].From = m.path
 		}
 	}
 	return r
 }
 
-// relocate copies the latest version of a file to another path, as a version that
-// continues its history there. The caller removes the old one: its content is
-// there twice.
-func (s *Store) relocate(ctx context.Context, w *workspace, f treeFile, to, source, mark string) (relocated, error) {
-	m := relocated{
-		from: identifier{s.base(w.name) + filesPart + fileKey(f.path), f.version},
-		old:  link{Path: f.path, Version: f.version, At: f.modified},
-		path: to,
-	}
+// relocate copies a version of a file to another path, as a version that
+// continues its history there: below is what is below it where it was. The caller
+// removes the old one: its content is there twice.
+func (s *Store) relocate(ctx context.Context, w *workspace, f treeFile, below link, to, source, mark string) (relocated, error) {
+	m := s.relocation(w, f, below, to)
 	meta := f.metadata
 	meta.source, meta.nonce, meta.move = source, "", mark
-	if meta.previous.Path == "" {
-		// Else the version that goes is itself only a link.
-		meta.previous = m.old
+	if below.Path != "" {
+		meta.previous = below
 	}
 	if meta.created.IsZero() {
 		meta.created = f.modified
@@ -232,23 +244,66 @@ func (s *Store) relocate(ctx context.Context, w *workspace, f treeFile, to, sour
 	return m, err
 }
 
+// belowLatest returns, by path, the versions that are below the latest of the
+// files of a tree.
+func (s *Store) belowLatest(ctx context.Context, w *workspace, t *tree) (map[string]link, error) {
+	below := map[string]link{}
+	if len(t.directories) == 0 {
+		for _, f := range t.files {
+			all, err := s.versionsOf(ctx, w, f.path)
+			if err != nil {
+				return nil, err
+			}
+			if l := belowVersion(all, f); l.Path != "" {
+				below[f.path] = l
+			}
+		}
+		return below, nil
+	}
+	base := s.base(w.name) + filesPart
+	byKey := make(map[string]treeFile, len(t.files))
+	for _, f := range t.files {
+		byKey[base+fileKey(f.path)] = f
+	}
+	var above seenVersion
+	for v, err := range s.versions(ctx, base+directoryKey(t.root)) {
+		if err != nil {
+			return nil, err
+		}
+		if f, ok := byKey[v.key]; ok && above.key == v.key && above.version == f.version && !v.deleted {
+			below[f.path] = link{Path: f.path, Version: v.version, At: v.modified}
+		}
+		above = v
+	}
+	return below, nil
+}
+
+// belowVersion returns what is below a version of a file, nothing when that is a
+// deletion.
+func belowVersion(all []seenVersion, f treeFile) link {
+	i := slices.IndexFunc(all, func(v seenVersion) bool { return v.version == f.version })
+	if i < 0 || i+1 == len(all) || all[i+1].deleted {
+		return link{}
+	}
+	return link{Path: f.path, Version: all[i+1].version, At: all[i+1].modified}
+}
+
 // moveMark tells a copy that a move has made, and of which version.
 func (j journal) moveMark(f treeFile) string { return j.id + "." + f.version }
 
-func (s *Store) moveFile(ctx context.Context, w *workspace, j journal, f treeFile, to string, again bool) (relocated, error) {
+func (s *Store) moveFile(ctx context.Context, w *workspace, j journal, f treeFile, below link, to string, again bool) (relocated, error) {
 	if again {
 		there, err := s.head(ctx, s.base(w.name)+filesPart+fileKey(to), "")
 		if err == nil && there.move == j.moveMark(f) {
-			return relocated{
-				from: identifier{s.base(w.name) + filesPart + fileKey(f.path), f.version},
-				old:  link{Path: f.path, Version: f.version, At: f.modified}, path: to, version: there.version,
-			}, nil
+			m := s.relocation(w, f, below, to)
+			m.version = there.version
+			return m, nil
 		}
 		if err != nil && !errors.Is(err, contents.ErrNotFound) {
 			return relocated{}, err
 		}
 	}
-	return s.relocate(ctx, w, f, to, "move", j.moveMark(f))
+	return s.relocate(ctx, w, f, below, to, "move", j.moveMark(f))
 }
 
 // moveRecords brings checkpoints to where their files are now.
@@ -259,7 +314,7 @@ func (s *Store) moveRecords(ctx context.Context, w *workspace, j journal, t *tre
 	}
 	byPath := map[string]relocated{}
 	for _, m := range moved {
-		byPath[m.old.Path] = m
+		byPath[m.oldPath] = m
 	}
 	var mu sync.Mutex
 	var gone []identifier

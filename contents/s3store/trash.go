@@ -255,12 +255,16 @@ func (s *Store) undelete(ctx context.Context, w *workspace, id string) (contents
 	case err != nil:
 		return contents.Entry{}, err
 	}
-	id = entry.id + "-" + strconv.Itoa(index)
 	old, err := s.head(ctx, s.base(w.name)+filesPart+fileKey(file.Path), file.Version)
 	if err != nil {
 		return contents.Entry{}, err
 	}
-	relocated, err := s.relocate(ctx, w, treeFile{file.Path, old}, file.Path, "restore", "")
+	all, err := s.versionsOf(ctx, w, file.Path)
+	if err != nil {
+		return contents.Entry{}, err
+	}
+	f := treeFile{file.Path, old}
+	relocated, err := s.relocate(ctx, w, f, belowVersion(all, f), file.Path, "restore", "")
 	if err != nil {
 		return contents.Entry{}, err
 	}
