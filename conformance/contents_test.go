@@ -328,11 +328,6 @@ func notebookNormalised(t testing.TB, s *target) {
 	if trusted, ok := got.Metadata["trusted"].(bool); !ok || trusted {
 		t.Errorf("metadata.trusted is %v, want false", got.Metadata["trusted"])
 	}
-	old := `{"nbformat":3,"nbformat_minor":0,"metadata":{"name":"x"},"worksheets":[{"metadata":{},"cells":[{"cell_type":"code","collapsed":false,"input":"print 1","language":"python","metadata":{},"outputs":[]}]}]}`
-	write(t, s, dir+"/old.ipynb", old)
-	if got := codeCell(t, read(t, s, dir+"/old.ipynb", "content=1")); got.Source != "print 1" {
-		t.Errorf("a notebook of format 3 comes with the source %q", got.Source)
-	}
 }
 
 // gotCell is a code cell as served.

@@ -55,7 +55,7 @@ func filesHaveTheirType(t testing.TB, s *target) {
 	dir := folder(t, s)
 	for name, want := range map[string]string{
 		"a.txt": "text/plain; charset=utf-8", "a.png": "image/png", "a.svg": "image/svg+xml", "a.html": "text/html",
-		"a.json": "application/json", "a.ipynb": "application/x-ipynb+json", "a.tar.gz": "application/gzip", "a.none": "application/octet-stream",
+		"a.json": "application/json", "a.ipynb": "application/x-ipynb+json", "a.tar.gz": "application/gzip",
 		"a.pdf": "application/pdf", "a.css": "text/css",
 	} {
 		upload(t, s, dir+"/"+name, []byte("{}"))

@@ -17,6 +17,7 @@ import (
 // The pages of JupyterLab and Notebook 7 and what they load.
 var pageChecks = []check{
 	{name: "PagesOfLab", run: pagesOfLab, lab: true},
+	{name: "PagesTakeTheTokenOfALink", run: pagesTakeTheToken, lab: true},
 	{name: "PagesOfNotebook", run: pagesOfNotebook, lab: true},
 	{name: "PagesLoadTheirScripts", run: pagesLoadScripts, lab: true},
 	{name: "PagesKeepPathsOutOfTheMarkup", run: pagesEscape, lab: true},
@@ -67,7 +68,7 @@ func pagesOfLab(t testing.TB, s *target) {
 		"lab/workspaces/w2/tree/" + dir: {"workspace": "w2", "treePath": dir},
 		"doc":                           {"mode": "single-document"},
 		"doc/tree/" + dir + "/a.txt":    {"mode": "single-document", "treePath": dir + "/a.txt"},
-		"lab?reset&clone=default&token=" + s.Token: {"mode": "multiple-document"},
+		"lab?reset&clone=default":       {"mode": "multiple-document"},
 	} {
 		body, config := page(t, s, path)
 		for key, value := range want {
@@ -86,6 +87,18 @@ func pagesOfLab(t testing.TB, s *target) {
 		if !strings.Contains(body, `rel="icon"`) && !strings.Contains(body, "favicon") {
 			t.Errorf("%s names no favicon", path)
 		}
+	}
+}
+
+// A link with the token may lead to the same page without it.
+func pagesTakeTheToken(t testing.TB, s *target) {
+	answer := s.Do(t, "GET", "lab/tree/a%20b.txt?reset&clone=default&token="+s.Token, nil, probe.Anonymous, probe.With("Accept", "text/html")).Want(t, 200, 302)
+	if len(answer.Cookies()) == 0 {
+		t.Error("a page with the token sets no cookie")
+	}
+	if location := answer.Header.Get("Location"); answer.Status == 302 && (!strings.Contains(location, "/lab/tree/a%20b.txt?") ||
+		!strings.Contains(location, "reset") || !strings.Contains(location, "clone=default") || strings.Contains(location, s.Token)) {
+		t.Errorf("it leads to %q, want the same without the token", location)
 	}
 }
 

@@ -209,11 +209,12 @@ func (p *putting) store(ctx context.Context, body io.ReadSeeker) (Entry, error) 
 
 // saved answers that a file was written. wrong is what the schema says against it.
 func (p *putting) saved(w http.ResponseWriter, e Entry, wrong string) error {
-	status, action := http.StatusOK, "save"
+	status := http.StatusOK
 	if !p.exists() {
-		status, action = http.StatusCreated, "create"
+		status = http.StatusCreated
 	}
-	p.h.o.Observe(action, p.at.Workspace, p.path, "")
+	// As jupyter_server tells it: create is for files that the server named.
+	p.h.o.Observe("save", p.at.Workspace, p.path, "")
 	m := modelOf(e, p.Type, true)
 	if wrong != "" {
 		m.Message = validationMessage(wrong)

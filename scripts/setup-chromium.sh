@@ -98,6 +98,9 @@ cat >"$home/fonts.conf" <<CONF
   <dir>$home/root/usr/share/fonts</dir>
   <dir>/usr/share/fonts</dir>
   <cachedir>$home/fontcache</cachedir>
+  <alias><family>sans-serif</family><prefer><family>DejaVu Sans</family></prefer></alias>
+  <alias><family>serif</family><prefer><family>DejaVu Serif</family></prefer></alias>
+  <alias><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
 </fontconfig>
 CONF
 cat >"$home/bin/chromium" <<WRAPPER

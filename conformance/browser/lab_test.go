@@ -166,11 +166,13 @@ func upAndDown(t *testing.T, b *tab, p *servers.Process) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	b.until(t, "the uploaded file in a tab", find("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current", name))
 	b.menu(t, "File", "docmanager:download", "")
 	eventually(t, "the download", func() bool {
-		got, err := os.ReadFile(filepath.Join(downloads, "day ü.ipynb"))
-		return err == nil && strings.Contains(string(got), "hello Ada")
+		got, err := os.ReadFile(filepath.Join(downloads, name))
+		return err == nil && string(got) == text
 	})
+	b.closeTab(t, name)
 }
 
 // eventually waits for what cannot be waited for in the page.
@@ -193,14 +195,14 @@ func terminal(t *testing.T, b *tab, p *servers.Process) {
 	eventually(t, "a terminal in the list", func() bool {
 		return strings.Contains(string(p.Do(t, "GET", "api/terminals", nil).Want(t, 200).Body), `"name"`)
 	})
-	b.press(t, "echo written $((40+2)) | tee "+name+".txt")
+	b.insert(t, "echo written $((40+2)) | tee "+name+".txt")
 	b.press(t, kb.Enter)
 	eventually(t, "the file that the terminal writes", func() bool {
 		answer := p.Do(t, "GET", "files/"+name+".txt", nil)
 		return answer.Status == 200 && string(answer.Body) == "written 42\n"
 	})
 	b.picture(t, "terminal")
-	b.click(t, "#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current .lm-TabBar-tabCloseIcon", "")
+	b.closeTab(t, "")
 }
 
 func themeStays(t *testing.T, b *tab) {

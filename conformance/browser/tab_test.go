@@ -204,8 +204,15 @@ func (b *tab) accept(t *testing.T, text string) {
 	b.until(t, "the dialog to close", `!document.querySelector('.jp-Dialog')`)
 }
 
-// choose presses Enter's opposite: it gives a file to the file chooser that
-// trigger opens.
+// closeTab closes JupyterLab's current tab, whose title holds a text.
+func (b *tab) closeTab(t *testing.T, title string) {
+	t.Helper()
+	tab := find("#jp-main-dock-panel .lm-TabBar-tab.jp-mod-current", title)
+	b.until(t, "the tab "+title, tab)
+	b.clickElement(t, tab+`.querySelector('.lm-TabBar-tabCloseIcon')`)
+}
+
+// choose gives a file to the file chooser that trigger opens.
 func (b *tab) choose(t *testing.T, file string, trigger func()) {
 	t.Helper()
 	if _, err := chromedp.Call(b.ctx, page.SetInterceptFileChooserDialog, page.SetInterceptFileChooserDialogParams{Enabled: true}); err != nil {
