@@ -140,7 +140,7 @@ func (f *Frontend) serve(w http.ResponseWriter, r *http.Request, from map[string
 	name, tag := one.name, one.tag
 	h := w.Header()
 	if one.gzipped {
-		h.Set("Vary", "Accept-Encoding")
+		h.Add("Vary", "Accept-Encoding")
 		// A range would be one of the compressed bytes.
 		if acceptsGzip(r) && r.Header.Get("Range") == "" {
 			name, tag = name+".gz", tag+"-gz"
