@@ -107,6 +107,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			m.endEmptyTerminals()
 			return nil
 		case <-linger.C:
 			m.endUnusedTerminals()

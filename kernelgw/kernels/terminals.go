@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -131,12 +132,15 @@ func (m *Manager) DeleteTerminal(ctx context.Context, workspace, name string) er
 	if !agentapi.ValidTerminalName(name) {
 		return fmt.Errorf("%w: %s", ErrTerminalNotFound, printable(name))
 	}
-	_, agent, err := m.terminals(ctx, workspace)
+	k, agent, err := m.terminals(ctx, workspace)
 	if err != nil {
 		return err
 	}
 	if err := agent.DeleteTerminal(ctx, name); err != nil {
 		return m.terminalError(err, "cannot end terminal "+name)
+	}
+	if st, err := agent.Status(ctx); err == nil { // otherwise the next status tells
+		m.observe(k, st)
 	}
 	return nil
 }
@@ -278,19 +282,33 @@ func (m *Manager) endUnusedTerminals() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range m.kernels {
-		if k.record.isTerminals() && m.unused(k) && !m.closed {
-			m.wg.Go(func() { m.endUnused(k) })
+		if k.record.isTerminals() && k.unused(m.o.TerminalLinger) && !m.closed {
+			m.wg.Go(func() { m.endUnused(k, m.o.TerminalLinger) })
 		}
 	}
 }
 
-// unused reports whether a sandbox of terminals has had none for long. The
-// caller holds mu.
-func (m *Manager) unused(k *kernel) bool {
-	return k.dead() || k.agent != nil && !k.emptySince.IsZero() && time.Since(k.emptySince) > m.o.TerminalLinger
+// endEmptyTerminals ends the sandboxes that have no terminal now: the next
+// gateway has no use for them.
+func (m *Manager) endEmptyTerminals() {
+	var ending sync.WaitGroup
+	m.mu.Lock()
+	for _, k := range m.kernels {
+		if k.record.isTerminals() && k.unused(0) {
+			ending.Go(func() { m.endUnused(k, 0) })
+		}
+	}
+	m.mu.Unlock()
+	ending.Wait()
 }
 
-func (m *Manager) endUnused(k *kernel) {
+// unused reports whether a sandbox of terminals has had none for so long. The
+// caller holds mu.
+func (k *kernel) unused(linger time.Duration) bool {
+	return k.dead() || k.agent != nil && !k.emptySince.IsZero() && time.Since(k.emptySince) > linger
+}
+
+func (m *Manager) endUnused(k *kernel, linger time.Duration) {
 	ctx, cancel := context.WithTimeout(m.ctx, time.Second)
 	defer cancel()
 	if k.acquire(ctx) != nil {
@@ -298,7 +316,7 @@ func (m *Manager) endUnused(k *kernel) {
 	}
 	defer k.release()
 	m.mu.Lock()
-	agent, unused := k.agent, m.unused(k)
+	agent, unused := k.agent, k.unused(linger)
 	m.mu.Unlock()
 	if !unused {
 		return

@@ -204,6 +204,19 @@ func TestNextGatewayAdoptsTerminals(t *testing.T) {
 	}
 }
 
+func TestAGatewayThatStopsLeavesNoSandboxWithoutTerminals(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New())
+	g.terminal(t, kernels.TerminalRequest{})
+	if err := g.DeleteTerminal(t.Context(), "w", "1"); err != nil {
+		t.Fatal(err)
+	}
+	g.stop()
+	if left := sandboxesOf(t, driver); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
 func TestNextGatewayForgetsTerminalsWhoseSandboxIsGone(t *testing.T) {
 	driver, store := sandboxtest.NewFake(t), memory.New()
 	first := start(t, driver, store)
