@@ -24,7 +24,7 @@ func TestArchitectureDocListsEveryPackage(t *testing.T) {
 		t.Fatal("docs/architecture.md has no section Packages")
 	}
 	var listed []string
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z/0-9]+)` \\|").FindAllStringSubmatch(list, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z/0-9-]+)` \\|").FindAllStringSubmatch(list, -1) {
 		listed = append(listed, row[1])
 	}
 
