@@ -113,21 +113,23 @@ func savesAndRestores(t *testing.T, b *tab, p *servers.Process) {
 	b.until(t, "the new name", find(".jp-DirListing-item", "day ü.ipynb"))
 	b.until(t, "the new name on the tab", find("#jp-main-dock-panel .lm-TabBar-tab", "day ü.ipynb"))
 
-	// A change that is saved by itself alone makes no checkpoint: write the
-	// file beneath the checkpoint by REST, then let the page go back.
+	// What was done since the save is undone, in the page and in the file.
 	body := map[string]any{"type": "notebook", "format": "json", "content": map[string]any{
 		"nbformat": 4, "nbformat_minor": 5, "metadata": map[string]any{}, "cells": []any{},
 	}}
 	p.Do(t, "PUT", "api/contents/day%20%C3%BC.ipynb", body).Want(t, 200)
+	b.lastCell(t)
+	b.click(t, activeEditor, "")
+	b.insert(t, "# to be undone")
 	b.menu(t, "File", "docmanager:restore-checkpoint", "")
 	b.until(t, "the dialog", find(".jp-Dialog", "heckpoint"))
 	b.picture(t, "checkpoint")
 	b.click(t, ".jp-Dialog button.jp-mod-warn, .jp-Dialog button.jp-mod-accept", "")
-	b.until(t, "the dialog to close", `!document.querySelector('.jp-Dialog')`)
+	b.until(t, "the notebook of the checkpoint", `!document.querySelector('.jp-NotebookPanel').textContent.includes('to be undone')`)
 	b.sees(t, "hello Ada")
-	if stored := p.Do(t, "GET", "files/day%20%C3%BC.ipynb", nil).Want(t, 200).Body; !strings.Contains(string(stored), "hello Ada") {
-		t.Error("the restored checkpoint is not what is stored")
-	}
+	eventually(t, "the checkpoint to be stored", func() bool {
+		return strings.Contains(string(p.Do(t, "GET", "files/day%20%C3%BC.ipynb", nil).Want(t, 200).Body), "hello Ada")
+	})
 	b.picture(t, "checkpoint-restored")
 }
 
