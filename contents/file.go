@@ -45,7 +45,9 @@ func (h *Handlers) serve(w http.ResponseWriter, r *http.Request, at At, e Entry,
 	header := w.Header()
 	header.Set("Content-Type", kind)
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Content-Security-Policy", "frame-ancestors 'self'; report-uri "+at.Base+"api/security/csp-report; sandbox allow-scripts")
+	if header.Get("Content-Security-Policy") == "" { // the caller may have a stricter one, or know who may embed
+		header.Set("Content-Security-Policy", "frame-ancestors 'self'; report-uri "+at.Base+"api/security/csp-report; sandbox allow-scripts")
+	}
 	header.Set("Cache-Control", "no-cache")
 	header.Set("ETag", etagOf(e))
 	if download || strings.HasSuffix(strings.ToLower(name), ".ipynb") {

@@ -51,8 +51,8 @@ func choose(routes []ending) echo.HandlerFunc {
 // match reports whether a path ends so. An encoded slash is no slash.
 func (e ending) match(given []string) (params map[string]string, ok bool) {
 	rest := len(given) - len(e.segments)
-	if rest < 0 {
-		return nil, false
+	if rest < 0 || (rest == 0 && len(e.segments) > 0) {
+		return nil, false // the root has no versions: a file may be called so
 	}
 	params = map[string]string{"*": strings.Join(given[:rest], "/")}
 	for i, want := range e.segments {

@@ -110,7 +110,7 @@ func frontendAPI(handle frontendHandler) func(*Server, *call) error {
 // getDefault opens JupyterLab. VS Code knows by "/lab?" that it needs no
 // password.
 func (s *Server) getDefault(c *call) error {
-	target := c.base + "lab?" + c.Request().URL.RawQuery
+	target := c.base + "lab?" + auth.WithoutToken(c.Request().URL.RawQuery)
 	if s.o.Frontend == nil {
 		target = c.base + "connect"
 	}

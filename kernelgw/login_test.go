@@ -100,7 +100,7 @@ func TestScriptsWithATokenEndNoLogins(t *testing.T) {
 	cookies, _ := g.login()
 	g.want(g.do("GET", "/api/kernels", "", "Cookie: "+cookies), 200)
 	for i := range 70 {
-		r := g.want(g.do("GET", "/?token="+adaToken, "", "Accept: */*"), 200)
+		r := g.want(g.do("GET", "/connect?token="+adaToken, "", "Accept: */*"), 200)
 		if c := r.Header.Values("Set-Cookie"); len(c) != 0 {
 			t.Fatalf("request %d of a script sets %q", i, c)
 		}
@@ -166,14 +166,14 @@ func TestALinkOfAnotherSiteDoesNotReplaceALogin(t *testing.T) {
 func TestPagesNeverShowTheToken(t *testing.T) {
 	g := start(t)
 	for _, r := range []reply{
-		g.ada("GET", "/", ""), g.ada("GET", "/lab", ""), g.do("GET", "/login?token="+adaToken+"&next=/lab?token="+adaToken, ""),
+		g.ada("GET", "/", ""), g.ada("GET", "/lab", ""), g.ada("GET", "/connect", ""), g.ada("GET", "/home", ""), g.do("GET", "/login?token="+adaToken+"&next=/lab?token="+adaToken, ""),
 		g.do("GET", "/?token="+adaToken, ""), g.navigate("/?token=" + adaToken), g.do("GET", "/lab?token=x"+adaToken, ""),
 	} {
 		if strings.Contains(r.body, adaToken) || strings.Contains(r.Header.Get("Location"), adaToken) {
 			t.Errorf("%s shows the token", r.Request.URL.Path)
 		}
 	}
-	page := g.want(g.ada("GET", "/w/team/", ""), 200)
+	page := g.want(g.ada("GET", "/w/team/connect", ""), 200)
 	for _, want := range []string{
 		"--gateway-url=" + g.url + "/w/team/", g.url + "/w/team/?token=TOKEN", "JUPYTER_GATEWAY_URL=" + g.url + "/t/SECRET",
 		"ws://" + strings.TrimPrefix(g.url, "http://") + "/w/team/api/kernels/ID/channels", "Ada Lovelace", `href="/w/math/"`,
@@ -187,7 +187,7 @@ func TestPagesNeverShowTheToken(t *testing.T) {
 func TestHostHeaderIsNotRepeatedUnchecked(t *testing.T) {
 	g := start(t)
 	for _, host := range []string{"a<script>alert(1)</script>", "a b", "x'onload=1", "evil.com/x"} {
-		r := g.raw("GET / HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: token " + adaToken + "\r\nConnection: close\r\n\r\n")
+		r := g.raw("GET /connect HTTP/1.1\r\nHost: " + host + "\r\nAuthorization: token " + adaToken + "\r\nConnection: close\r\n\r\n")
 		if strings.Contains(r, "<script>alert") || strings.Contains(r, "onload=1") || strings.Contains(r, "evil.com") {
 			t.Errorf("host %q: %s", host, r)
 		}

@@ -191,6 +191,9 @@ func (g *gateway) do(method, path, body string, headers ...string) reply {
 		g.t.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return reply{resp, ""} // there is no body to wait for
+	}
 	got, err := io.ReadAll(resp.Body)
 	if err != nil {
 		g.t.Fatalf("%s %s: %v", method, path, err)

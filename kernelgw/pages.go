@@ -83,7 +83,7 @@ func (s *Server) getFavicon(c *call) error {
 func (s *Server) getRoot(c *call) error {
 	target := s.base
 	if q := c.Request().URL.RawQuery; q != "" {
-		target += "?" + q
+		target += "?" + q // a token, too: it becomes a login there
 	}
 	return c.Redirect(http.StatusFound, target)
 }

@@ -1,0 +1,143 @@
+package kernelgw_test
+
+import (
+	"errors"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"kernelgw/kernelgw"
+	"kernelgw/kernelgw/kernels"
+)
+
+var hidden = regexp.MustCompile(`name="_xsrf" value="([0-9a-f]{64})"`)
+
+func TestHomePageShowsAndStopsWhatRuns(t *testing.T) {
+	g := start(t)
+	kernel := g.kernel("math")
+	cookies, _ := g.login()
+	page := g.want(g.navigate("/home", "Cookie: "+cookies), 200)
+	for _, want := range []string{">math<", ">team<", "64 MiB", "1.5 s", "starting", "<small>python3</small>"} {
+		if !strings.Contains(page.body, want) {
+			t.Errorf("no %q in:\n%s", want, page.body)
+		}
+	}
+	if strings.Contains(page.body, "<script") || strings.Contains(page.body, "bob") {
+		t.Errorf("the page holds what it should not:\n%s", page.body)
+	}
+	xsrf := hidden.FindStringSubmatch(page.body)[1]
+	stop := "/home/math/kernels/" + kernel + "/stop"
+	if !strings.Contains(page.body, `action="`+stop+`"`) {
+		t.Fatalf("no way to stop %s in:\n%s", kernel, page.body)
+	}
+	form := "Content-Type: application/x-www-form-urlencoded"
+	g.want(g.do("POST", stop, "", "Cookie: "+cookies, form), 403)
+	g.want(g.do("POST", stop, "_xsrf=wrong", "Cookie: "+cookies, form), 403)
+	g.want(g.do("POST", stop, "_xsrf="+xsrf, "Cookie: "+cookies, form, "Sec-Fetch-Site: cross-site"), 403)
+	g.want(g.do("POST", stop, "_xsrf="+xsrf, "Cookie: "+cookies, form, "Origin: https://evil.test"), 403)
+	g.want(g.do("POST", "/home/bob/kernels/"+kernel+"/stop", "_xsrf="+xsrf, "Cookie: "+cookies, form), 404)
+	g.want(g.ada("GET", "/api/kernels/"+kernel, ""), 200)
+	got := g.want(g.do("POST", stop, "_xsrf="+xsrf, "Cookie: "+cookies, form), 303)
+	if to := got.Header.Get("Location"); to != "/home#math" {
+		t.Errorf("then to %s", to)
+	}
+	g.want(g.ada("GET", "/api/kernels/"+kernel, ""), 404)
+}
+
+func TestWorkspacesAreMadeFromTheHomePage(t *testing.T) {
+	g := start(t)
+	cookies, xsrf := g.login()
+	send := func(name string) reply {
+		return g.do("POST", "/home/workspaces", url.Values{"_xsrf": {xsrf}, "name": {name}}.Encode(), "Cookie: "+cookies)
+	}
+	to := g.want(send(" new "), 303).Header.Get("Location")
+	if to != "/home#ada~new" {
+		t.Errorf("then to %s", to)
+	}
+	g.want(g.ada("PUT", "/w/ada~new/api/contents/a.txt", `{"type":"file","format":"text","content":"x"}`), 201)
+	g.want(g.do("GET", "/w/ada~new/api/contents/a.txt", "", "Authorization: token "+bobToken), 404)
+	for name, status := range map[string]int{"new": 409, "": 400, `"><script>alert(1)</script>`: 400} {
+		got := g.want(send(name), status)
+		if !strings.Contains(got.body, `role="alert"`) || strings.Contains(got.body, "<script") {
+			t.Errorf("%q is answered with:\n%s", name, got.body)
+		}
+	}
+	if strings.Contains(g.want(g.navigate("/home", "Authorization: token "+bobToken), 200).body, "ada~new") {
+		t.Error("bob sees ada's workspace")
+	}
+}
+
+func TestWorkspacesOfTheNativeAPI(t *testing.T) {
+	g := start(t)
+	var made struct{ Name, URL string }
+	got := g.want(g.ada("POST", "/v1/workspaces", `{"name":"x"}`), 201)
+	got.json(t, &made)
+	if made.Name != "ada~x" || made.URL != "/w/ada~x/" || got.Header.Get("Location") != made.URL {
+		t.Errorf("made %+v at %s", made, got.Header.Get("Location"))
+	}
+	var list []struct{ Name string }
+	g.want(g.ada("GET", "/v1/workspaces", ""), 200).json(t, &list)
+	if len(list) != 3 || list[0].Name != "math" || list[2].Name != "ada~x" {
+		t.Errorf("workspaces are %+v", list)
+	}
+	g.want(g.ada("POST", "/v1/workspaces", `{"name":"x"}`), 409)
+	g.want(g.ada("POST", "/v1/workspaces", `{"name":"../x"}`), 400)
+	g.want(g.ada("POST", "/v1/workspaces", ``), 400)
+}
+
+// A page that nobody can open because one thing does not answer helps nobody.
+func TestHomePageWithoutKernels(t *testing.T) {
+	g := start(t)
+	g.kernels.set(func(f *fakeKernels) { f.fail = errors.New("registry gone") })
+	if got := g.want(g.ada("GET", "/home", ""), 200); !strings.Contains(got.body, "not known now") || strings.Contains(got.body, "registry") {
+		t.Errorf("the page says:\n%s", got.body)
+	}
+	g.kernels.set(func(f *fakeKernels) { f.fail = kernels.ErrNotReady })
+	g.want(g.ada("GET", "/home", ""), 200)
+}
+
+func TestPrintedURLOpensJupyterLab(t *testing.T) {
+	needFrontend(t)
+	g := start(t)
+	to := g.want(g.navigate("/?token="+adaToken), 302)
+	if to.Header.Get("Location") != "/" {
+		t.Fatalf("to %s", to.Header.Get("Location"))
+	}
+	cookies, _ := g.login()
+	for from, to := range map[string]string{"/": "/lab?", "/?reset": "/lab?reset", "/w/team/": "/w/team/lab?"} {
+		if got := g.want(g.navigate(from, "Cookie: "+cookies), 302).Header.Get("Location"); got != to {
+			t.Errorf("%s leads to %q, want %q", from, got, to)
+		}
+	}
+	for _, path := range []string{"/lab", "/w/team/lab/tree/a%20b.ipynb", "/tree", "/lab/workspaces/x"} {
+		page := g.want(g.navigate(path, "Cookie: "+cookies), 200)
+		csp := page.Header.Get("Content-Security-Policy")
+		if !strings.Contains(page.body, "jupyter-config-data") || strings.Contains(csp, "default-src") || !strings.Contains(csp, "frame-ancestors 'self'") {
+			t.Errorf("%s with %q:\n%s", path, csp, page.body)
+		}
+		if strings.Contains(page.body, adaToken) {
+			t.Errorf("%s shows a token", path)
+		}
+	}
+	// VS Code takes "/login?" in the final URL for "needs a password".
+	if got := g.want(g.navigate("/lab"), 302).Header.Get("Location"); !strings.HasPrefix(got, "/login?") {
+		t.Errorf("without a login to %s", got)
+	}
+	g.want(g.ada("POST", "/lab/api/extensions", `{"cmd":"install","extension_name":"x"}`), 403)
+}
+
+func TestMissingFrontEndIsSaidWithItsRemedy(t *testing.T) {
+	g := start(t, func(o *kernelgw.Options) { o.Frontend, o.FrontendMissing = nil, "Run make frontend." })
+	if to := g.want(g.ada("GET", "/", ""), 302).Header.Get("Location"); to != "/connect" {
+		t.Errorf("/ leads to %s", to)
+	}
+	for _, path := range []string{"/lab", "/tree", "/w/team/lab"} {
+		got := g.want(g.ada("GET", path, ""), 404)
+		if !strings.Contains(got.body, "not installed") || strings.Contains(got.body, "make frontend") {
+			t.Errorf("%s tells a user who cannot mend it:\n%s", path, got.body)
+		}
+	}
+	g.want(g.ada("GET", "/lab/api/settings", ""), 404)
+	g.want(g.ada("GET", "/api/kernels", ""), 200)
+}
