@@ -63,6 +63,8 @@ type Config struct {
 	MaxMessage    ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
 	DrainTimeout  time.Duration `help:"Time that a stopping gateway gives its connections." default:"10s"`
 	OnExit        string        `help:"What becomes of kernels when the gateway is stopped by a signal: keep (the next gateway adopts them) or stop." enum:"keep,stop" default:"keep"`
+	MaxTerminals  int           `help:"Terminals of one workspace. They share a sandbox." default:"20"`
+	TerminalIdle  time.Duration `help:"Time after which a terminal that nobody looks at, and in which nothing happens, is ended." default:"12h"`
 	MaxSockets    int           `help:"Open kernel WebSockets of one user." default:"1000"`
 	MetricsPublic bool          `help:"Serve /metrics without a token."`
 	MetricsToken  string        `help:"Token for /metrics and nothing else. Without it, only the single user may read them: they tell of all users."`
@@ -150,6 +152,12 @@ func (c *Config) validate() error {
 	}
 	if c.Token != "" && strings.ContainsFunc(c.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return errors.New("token: it holds spaces, control or non-ASCII characters, which cannot travel in a header")
+	}
+	if c.MaxTerminals < 1 {
+		return fmt.Errorf("max_terminals: %d; at least 1", c.MaxTerminals)
+	}
+	if c.TerminalIdle <= 0 {
+		return fmt.Errorf("terminal_idle: %v; it must be longer", c.TerminalIdle)
 	}
 	if c.MaxSockets < 1 {
 		return errors.New("max_sockets: nobody could use a kernel; at least 1")

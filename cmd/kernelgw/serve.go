@@ -97,8 +97,8 @@ func (c *ServeCmd) Run(env *environment) error {
 	options := kernels.Options{
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
-		MaxMessageBytes: int64(c.MaxMessage),
-		FilesConfig:     agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore},
+		MaxMessageBytes: int64(c.MaxMessage), MaxTerminals: c.MaxTerminals, TerminalIdle: c.TerminalIdle,
+		FilesConfig: agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore},
 	}
 	if driver.Capabilities().Isolated || c.WorkDir == "" {
 		options.Files = contentsync.New(contentsync.Options{
