@@ -55,7 +55,10 @@ func TestPathTraversal(t *testing.T) {
 		".ssh/id_rsa", "..", "%2e%2e", "a//b", ".%00./bob", "..%c0%afbob", strings.Repeat("a", 4096), strings.Repeat("a/", 2000), "a.txt/",
 	} {
 		for _, r := range [][2]string{
-			{"GET", "/api/contents/" + path}, {"GET", "/files/" + path}, {"PUT", "/api/contents/" + path}, {"DELETE", "/api/contents/" + path},
+			{"GET", "/api/contents/" + path},
+			{"GET", "/files/" + path},
+			{"PUT", "/api/contents/" + path},
+			{"DELETE", "/api/contents/" + path},
 			{"GET", "/v1/workspaces/math/files/" + path + "/versions"},
 		} {
 			body := ""

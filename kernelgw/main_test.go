@@ -72,8 +72,10 @@ type gateway struct {
 
 func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 	t.Helper()
-	g := &gateway{t: t, kernels: newFakeKernels(), store: memory.New(), metrics: telemetry.NewMetrics(), log: &buffer{},
-		files: contentstest.NewFake(), events: new(kernelgw.Events)}
+	g := &gateway{
+		t: t, kernels: newFakeKernels(), store: memory.New(), metrics: telemetry.NewMetrics(), log: &buffer{},
+		files: contentstest.NewFake(), events: new(kernelgw.Events),
+	}
 	// No redaction: what the handlers log must hold no secret by itself.
 	log := slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	users, err := token.New(token.Options{
