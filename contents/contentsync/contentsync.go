@@ -57,6 +57,7 @@ func New(o Options) *Server {
 const (
 	maxStreams     = 64       // requests
 	maxUploads     = 4        // bodies being taken
+	burst          = 5        // seconds of requests at once: a first pull
 	streamBuffer   = 1 << 20  // bytes of one body on their way
 	linkBuffer     = 4 << 20  // of all
 	maxHeaderBytes = 16 << 10 // of one request
@@ -72,7 +73,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, workspace, author str
 	l := &link{
 		Options: &s.o, workspace: workspace, author: author,
 		uploads: make(chan struct{}, maxUploads),
-		rate:    rate.NewLimiter(rate.Limit(s.o.Requests), int(s.o.Requests)),
+		rate:    rate.NewLimiter(rate.Limit(s.o.Requests), int(burst*s.o.Requests)),
 	}
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)

@@ -365,7 +365,7 @@ func (s *Syncer) compare(r *remote) error {
 // pull waits for what the kernel needs at its start, and then lets the large
 // files come.
 func (s *Syncer) pull(ctx context.Context) {
-	if !isClosed(s.pulled) && !s.queue.waitEmpty(ctx) {
+	if !isClosed(s.pulled) && !s.queue.waitRemote(ctx) {
 		return
 	}
 	s.once.pulled.Do(func() { close(s.pulled) })

@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is for what must come; no test waits for it to pass.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 const workspace = "w"
 

@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -116,12 +118,12 @@ func (s *Syncer) pushFile(r *remote, c change, was synced, here stat) error {
 			return err
 		}
 	}
-	hash := sha256.New()
-	body := &unchanging{File: f, tree: s.tree, as: opened, left: opened.size, tee: hash, growing: c.tries >= patientTries}
+	body := &unchanging{file: f, tree: s.tree, as: opened, left: opened.size, hash: sha256.New(), growing: c.tries >= patientTries}
 	e, err := r.put(r.ctx, p, body, opened.size, was.etag, opened.executable)
+	changed, read := body.end()
 	var newer *overtaken
 	switch {
-	case body.changed:
+	case changed:
 		return errAgain // nothing was stored: the body was cut short
 	case errors.As(err, &newer) && newer.entry.ETag == "" && was.etag != "":
 		// Deleted there, changed here: the change is kept.
@@ -135,7 +137,7 @@ func (s *Syncer) pushFile(r *remote, c change, was synced, here stat) error {
 	case e.ETag == "":
 		return errors.New("an answer of the store says too little")
 	}
-	return s.pushed(p, f, opened, looked, e.ETag, sum(hash.Sum(nil)))
+	return s.pushed(p, f, opened, looked, e.ETag, read)
 }
 
 // pushed remembers that the store has what f held.
@@ -167,30 +169,38 @@ func (s *Syncer) refusedBy(p string, here stat, err error) error {
 // unchanging reads a file as it was opened. At its end it fails when the file was
 // changed while it was read: half of one and half of another version is none.
 type unchanging struct {
-	*os.File
+	file    *os.File
 	tree    *tree
 	as      stat
-	left    int64
-	tee     io.Writer
 	growing bool // what was appended meanwhile is no change
-	changed bool
+
+	mu      sync.Mutex // a request may read on when its answer is there
+	left    int64      // guarded by mu
+	hash    hash.Hash  // guarded by mu
+	changed bool       // guarded by mu
+	ended   bool       // guarded by mu
 }
 
 // Read implements io.Reader.
 func (u *unchanging) Read(p []byte) (int, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return 0, os.ErrClosed
+	}
 	if u.left == 0 {
 		return 0, io.EOF
 	}
 	if int64(len(p)) > u.left {
 		p = p[:u.left]
 	}
-	n, err := u.File.Read(p)
+	n, err := u.file.Read(p)
 	u.left -= int64(n)
-	u.tee.Write(p[:n]) //nolint:errcheck // a hash does not fail
+	u.hash.Write(p[:n]) //nolint:errcheck // a hash does not fail
 	if u.left > 0 && err == nil {
 		return n, nil
 	}
-	now, statErr := u.tree.statFile(u.File)
+	now, statErr := u.tree.statFile(u.file)
 	same := now.size == u.as.size && now.modified == u.as.modified || u.growing && now.size >= u.as.size
 	if u.left > 0 || statErr != nil || !same {
 		u.changed = true
@@ -199,8 +209,14 @@ func (u *unchanging) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close does nothing: who opened the file closes it.
-func (u *unchanging) Close() error { return nil }
+// end ends all reading, and says whether the file was changed meanwhile, and what
+// was read.
+func (u *unchanging) end() (changed bool, read sum) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ended = true
+	return u.changed, sum(u.hash.Sum(nil))
+}
 
 func digest(f io.Reader, size int64) (sum, error) {
 	h := sha256.New()

@@ -27,6 +27,7 @@ type job struct {
 	failed  int // in a row
 	again   bool
 	running bool
+	pulling bool // running because of the store
 	index   int // in the heap; -1 while running
 }
 
@@ -96,7 +97,7 @@ func (q *queue) take(ctx context.Context, large bool) (change, bool) {
 			j := l.waiting[0]
 			if wait = time.Until(j.due); wait <= 0 {
 				heap.Pop(&l.waiting)
-				j.running, j.again = true, false
+				j.running, j.pulling, j.again = true, j.remote, false
 				c := j.change
 				c.tries = j.failed
 				j.local, j.remote = false, false
@@ -194,9 +195,9 @@ func (q *queue) waitLocal(ctx context.Context) bool {
 	return q.wait(ctx, func(j *job) bool { return j.local || j.running })
 }
 
-// waitEmpty waits until no path is left.
-func (q *queue) waitEmpty(ctx context.Context) bool {
-	return q.wait(ctx, func(*job) bool { return true })
+// waitRemote waits until no path that changed in the store is left.
+func (q *queue) waitRemote(ctx context.Context) bool {
+	return q.wait(ctx, func(j *job) bool { return j.remote || j.running && j.pulling })
 }
 
 func (q *queue) wait(ctx context.Context, any func(*job) bool) bool {

@@ -111,11 +111,13 @@ func (s *Syncer) seen(p string, op fsnotify.Op) {
 		s.queue.add(change{path: p, local: true, after: 2 * settle})
 		return
 	}
+	st, err := s.tree.stat(p)
+	if was := s.table.get(p); err == nil && st.same(was.stat) && !was.unsure && !s.queue.busy(p) {
+		return // what this side did itself
+	}
 	s.queue.add(change{path: p, local: true, after: settle})
-	if op.Has(fsnotify.Create) {
-		if st, err := s.tree.stat(p); err == nil && st.kind == directory {
-			s.look(p, settle)
-		}
+	if err == nil && st.kind == directory && op.Has(fsnotify.Create) {
+		s.look(p, settle)
 	}
 }
 
