@@ -19,8 +19,10 @@ func open(owner *syscall.Credential) (master, tty *os.File, err error) {
 	}
 	defer opened.Close()
 	if owner != nil {
-		if err = tty.Chown(int(owner.Uid), int(owner.Gid)); err == nil {
-			err = tty.Chmod(0o600)
+		// The mode while it is ours: we may not have the capability for what
+		// belongs to others.
+		if err = tty.Chmod(0o600); err == nil {
+			err = tty.Chown(int(owner.Uid), int(owner.Gid))
 		}
 		if err != nil {
 			return nil, nil, errors.Join(fmt.Errorf("cannot give a pty to the user: %w", err), tty.Close())
