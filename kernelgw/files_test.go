@@ -151,3 +151,32 @@ func TestErrorsOfTheFileStorage(t *testing.T) {
 		t.Error("the log does not say why")
 	}
 }
+
+func TestPathsInOutputsAreResolvedWithinTheWorkspace(t *testing.T) {
+	g := start(t)
+	g.file("math", "mod.py", "")
+	g.file("math", "d/mod.py", "")
+	g.file("math", "top.py", "")
+	g.file("bob", "secret.py", "")
+	var session struct{ Kernel struct{ ID string } }
+	g.want(g.ada("POST", "/api/sessions", `{"path":"d/x.ipynb","type":"notebook","name":""}`), 201).json(t, &session)
+	for asked, want := range map[string]string{
+		"mod.py": "d/mod.py", "./mod.py": "d/mod.py", "../mod.py": "mod.py", "~/mod.py": "mod.py", "top.py": "top.py", "d": "d",
+		"no.py": "", "/etc/passwd": "", "../../bob/secret.py": "", "~/../bob/secret.py": "", "..": "", "%00": "",
+	} {
+		var got struct {
+			Resolved []struct{ Scope, Path string }
+		}
+		g.want(g.ada("GET", "/api/resolvePath?kernel="+session.Kernel.ID+"&path="+asked, ""), 200).json(t, &got)
+		switch {
+		case want == "" && len(got.Resolved) == 0:
+		case want != "" && len(got.Resolved) == 1 && got.Resolved[0].Path == want && got.Resolved[0].Scope == "server":
+		default:
+			t.Errorf("%q is %+v, want %q", asked, got.Resolved, want)
+		}
+	}
+	g.want(g.ada("GET", "/api/resolvePath", ""), 400)
+	if got := g.ada("GET", "/api/resolvePath?path=x&kernel=nobody", "").body; !strings.Contains(got, "could not be found") {
+		t.Errorf("of no kernel: %s", got)
+	}
+}

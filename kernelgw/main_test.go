@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -93,6 +95,13 @@ func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 	})
 	o := kernelgw.Options{
 		Users: users, Kernels: g.kernels, Log: log, Metrics: g.metrics, MetricsToken: metricsToken, Files: handlers, Events: g.events,
+		IsDirectory: func(ctx context.Context, workspace, path string) (bool, error) {
+			e, err := g.files.Stat(ctx, workspace, path)
+			if errors.Is(err, contents.ErrNotFound) || errors.Is(err, contents.ErrInvalid) {
+				return false, fs.ErrNotExist
+			}
+			return e.Directory, err
+		},
 	}
 	if o.Frontend, err = browserFiles(); err != nil {
 		o.FrontendMissing = err.Error()

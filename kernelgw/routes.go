@@ -110,6 +110,7 @@ func Routes() []Route {
 
 		row(get, "api/events/subscribe", auth.Socket, everywhere, "WebSocket of what happens in the workspace", (*Server).subscribeEvents),
 		row(post, "api/events", auth.API, everywhere, "Tell an event to the workspace", (*Server).postEvent),
+		row(get, "api/resolvePath", auth.API, everywhere, "The file that a path in an output means: ?path=PATH&kernel=ID", (*Server).resolvePath),
 		row(get, "api/nbconvert", auth.API, everywhere, "Formats that notebooks can be converted to: none", (*Server).getConvertFormats),
 
 		row(get, "", auth.Page, browsers, "To JupyterLab, or to connect where it is not installed", (*Server).getDefault),

@@ -68,6 +68,9 @@ type Options struct {
 
 	// Files serves the files of workspaces; nil means that there are none.
 	Files *contents.Handlers
+	// IsDirectory looks what is at a path of a workspace; what is not there is
+	// fs.ErrNotExist. Nil means that paths in outputs are not resolved.
+	IsDirectory func(ctx context.Context, workspace, path string) (bool, error)
 	// Events tells listeners what happens; nil means that only what clients do to
 	// kernels is told.
 	Events *Events

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"kernelgw/contents/s3store"
 	"kernelgw/sandboxes/gvisor"
 )
 
@@ -84,6 +86,8 @@ func diagnose(ctx context.Context, c *Config) diagnosis {
 		containerd(),
 		kata(),
 		diskSpace(c.DataDir),
+		fileStorage(ctx, c),
+		browserFiles(c),
 		{"driver gvisor", gv.Usable, gv.Detail},
 		agentBinary(c.Agent),
 		defaultImage(ctx, c),
@@ -202,6 +206,64 @@ func diskSpace(dataDir string) finding {
 		}
 		dir = filepath.Dir(dir) // the data directory is made at the first start
 	}
+}
+
+// fileStorage looks whether files can be kept where the configuration says. It
+// changes nothing; kernelgw storage doctor tries everything that is needed.
+func fileStorage(ctx context.Context, c *Config) finding {
+	f := finding{Name: "file storage"}
+	if c.Storage != "s3" {
+		dir := existing(cmp.Or(c.StorageDir, filepath.Join(c.DataDir, "storage")))
+		if err := attributes(dir); err != nil {
+			f.Detail = fmt.Sprintf("embedded: the file system of %s has no extended attributes (%v); choose another with --storage-dir", dir, err)
+			return f
+		}
+		f.OK, f.Detail = true, "embedded: the file system has extended attributes"
+		return f
+	}
+	b, err := openBucket(ctx, c)
+	if err == nil {
+		defer b.close()
+		var report *s3store.Report
+		if report, err = s3store.Probe(ctx, b.client, b.name, b.prefix); err == nil {
+			err = report.Unusable()
+		}
+	}
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	f.OK, f.Detail = true, fmt.Sprintf("bucket %s has what is needed", b.name)
+	return f
+}
+
+// existing returns the nearest directory above a path that is there.
+func existing(dir string) string {
+	for {
+		if info, err := os.Stat(dir); (err == nil && info.IsDir()) || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// attributes tries whether files in dir can have extended attributes.
+func attributes(dir string) error {
+	probe, err := os.CreateTemp(dir, ".kernelgw-doctor-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(probe.Name())
+	defer probe.Close()
+	return unix.Fsetxattr(int(probe.Fd()), "user.kernelgw", []byte("x"), 0)
+}
+
+func browserFiles(c *Config) finding {
+	dir := frontendDir(c)
+	if _, err := os.Stat(filepath.Join(dir, "lab")); err != nil {
+		return finding{"JupyterLab pages", false, fmt.Sprintf("not in %s: run make frontend; clients are served without", dir)}
+	}
+	return finding{"JupyterLab pages", true, dir}
 }
 
 func agentBinary(configured string) finding {

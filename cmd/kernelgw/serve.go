@@ -121,7 +121,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	}
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
-		Files: handlers, Events: events, Frontend: pages, FrontendMissing: missing,
+		Files: handlers, IsDirectory: isDirectory(files), Events: events, Frontend: pages, FrontendMissing: missing,
 		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
