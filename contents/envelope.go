@@ -57,6 +57,7 @@ func (h *Handlers) readEnvelope(w http.ResponseWriter, r *http.Request) (*envelo
 		h.skim.Put(buffered)
 	}()
 	reader := envelopeReader{r: buffered, content: h.spool(h.o.MaxBodyBytes)}
+	reader.content.expect(r.ContentLength)
 	e, err := reader.read()
 	if err != nil {
 		reader.content.Close()

@@ -54,7 +54,7 @@ func openNotebook(held *spool) (*notebook, error) {
 		return nil, noNotebook("it is larger than 2 GiB")
 	}
 	nb := &notebook{text: text, held: held, cells: -1, major: -1, minor: -1, ids: map[string]bool{}}
-	t := &tree{text: text}
+	t := &tree{text: text, held: held}
 	if t.space(); t.peek() != '{' {
 		if err := t.value(0, 0); err != nil {
 			return nil, err
@@ -83,7 +83,7 @@ func openNotebook(held *spool) (*notebook, error) {
 	if t.space(); t.pos != len(text) {
 		return nil, t.wrong("more after the end")
 	}
-	held.again()
+	held.release()
 	switch {
 	case nb.major != 4:
 		return nil, noNotebook("its nbformat is %s, and this server reads 4; convert it with: jupyter nbconvert --to notebook", orNone(nb.major))
@@ -123,7 +123,7 @@ func (nb *notebook) top(t *tree) error {
 			return noNotebook("its cells are no list")
 		}
 		nb.cells = start
-		return t.skip(nb.held)
+		return t.skip()
 	}
 	if _, err := t.parse(start); err != nil {
 		return err
@@ -147,9 +147,13 @@ func (nb *notebook) top(t *tree) error {
 }
 
 // skip finds the end of an array or object without judging what is in it.
-func (t *tree) skip(held *spool) error {
-	from, depth := t.pos, 0
+func (t *tree) skip() error {
+	from, depth, window := t.pos, 0, t.pos+spoolWindow
 	for t.pos < len(t.text) {
+		if t.pos > window {
+			t.held.release()
+			window = t.pos + spoolWindow
+		}
 		switch t.text[t.pos] {
 		case '{', '[':
 			depth++
@@ -160,7 +164,6 @@ func (t *tree) skip(held *spool) error {
 				t.pos = from
 				return t.wrong("a string without an end")
 			}
-			held.passed(t.pos)
 			continue
 		}
 		t.pos++
@@ -173,10 +176,13 @@ func (t *tree) skip(held *spool) error {
 }
 
 func (t *tree) skipString() bool {
-	for i := t.pos + 1; ; {
-		quote := bytes.IndexByte(t.text[i:], '"')
+	for i := t.pos + 1; i < len(t.text); {
+		window := t.text[i:min(i+spoolWindow, len(t.text))]
+		quote := bytes.IndexByte(window, '"')
 		if quote < 0 {
-			return false
+			i += len(window)
+			t.held.release()
+			continue
 		}
 		i += quote + 1
 		escaped := 0
@@ -188,12 +194,13 @@ func (t *tree) skipString() bool {
 			return true
 		}
 	}
+	return false
 }
 
 // each calls f for every cell.
 func (nb *notebook) each(f func(index int, cell *tree) error) error {
-	t := &tree{text: nb.text}
-	pos := nb.cells + 1
+	t := &tree{text: nb.text, held: nb.held}
+	pos, window := nb.cells+1, nb.cells+spoolWindow
 	for index := 0; ; index++ {
 		t.pos = pos
 		if t.space(); t.peek() == ']' && index == 0 {
@@ -209,7 +216,10 @@ func (nb *notebook) each(f func(index int, cell *tree) error) error {
 		if err := f(index, t); err != nil {
 			return err
 		}
-		nb.held.passed(end)
+		if end > window {
+			nb.held.release()
+			window = end + spoolWindow
+		}
 		t.pos = end
 		if t.space(); t.peek() == ']' {
 			return nil
@@ -224,7 +234,7 @@ func (nb *notebook) each(f func(index int, cell *tree) error) error {
 // judge returns what is wrong with the notebook apart from its cells, or "".
 func (nb *notebook) judge(s *schema) (string, error) {
 	top := map[string]any{"cells": []any{}}
-	t := &tree{text: nb.text}
+	t := &tree{text: nb.text, held: nb.held}
 	for _, m := range nb.members {
 		if _, err := t.parse(m.start); err != nil {
 			return "", err
@@ -251,7 +261,8 @@ func (nb *notebook) cellID(index int, t *tree) string {
 		}
 	}
 	sum := fnv.New32a()
-	sum.Write(t.raw(&t.nodes[0]))
+	beginning := t.raw(&t.nodes[0])
+	sum.Write(beginning[:min(len(beginning), 64<<10)])
 	for n := uint32(index); ; n++ {
 		id := fmt.Sprintf("%08x", sum.Sum32()+n)
 		if !nb.ids[id] {
@@ -262,13 +273,31 @@ func (nb *notebook) cellID(index int, t *tree) string {
 }
 
 // output collects what is written of a notebook; the first error stays.
-type output struct{ *bufio.Writer }
+type output struct {
+	*bufio.Writer
+	held  *spool // that what is written is taken from
+	since int    // bytes that were taken since its pages were let go
+}
 
-func outputTo(s *spool) output { return output{bufio.NewWriterSize(s, 64<<10)} }
+func (nb *notebook) outputTo(s *spool) *output {
+	return &output{Writer: bufio.NewWriterSize(s, 64<<10), held: nb.held}
+}
 
-func (o output) raw(b []byte)  { _, _ = o.Write(b) }
-func (o output) text(s string) { _, _ = o.WriteString(s) }
-func (o output) byte(c byte)   { _ = o.WriteByte(c) }
+// raw writes what is in the notebook's text.
+func (o *output) raw(b []byte) {
+	for len(b) > 0 {
+		n := min(len(b), spoolWindow)
+		_, _ = o.Write(b[:n])
+		b = b[n:]
+		if o.since += n; o.since >= spoolWindow {
+			o.held.release()
+			o.since = 0
+		}
+	}
+}
+
+func (o *output) text(s string) { _, _ = o.WriteString(s) }
+func (o *output) byte(c byte)   { _ = o.WriteByte(c) }
 
 // validationMessage is what clients show of a notebook that is kept although the
 // schema says no.

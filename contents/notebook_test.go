@@ -178,37 +178,3 @@ func TestATypeMayBeAskedForAgainstTheName(t *testing.T) {
 	s.put("n.ipynb", notebookOf(""))
 	s.api("GET", "n.ipynb?type=file", nil).want(200).wantField("type", "file").wantField("format", "text").wantField("content", notebookOf(""))
 }
-
-func FuzzNotebook(f *testing.F) {
-	for _, content := range samples {
-		f.Add(content)
-	}
-	s := serve2(f)
-	f.Fuzz(func(t *testing.T, content string) {
-		s.t = t
-		if !json.Valid([]byte(content)) {
-			s.put("n.ipynb", content)
-			if a := s.api("GET", "n.ipynb", nil); a.status == 200 {
-				t.Fatalf("what is no JSON is read: %q", content)
-			}
-			return
-		}
-		a := s.api("PUT", "n.ipynb", save(content))
-		if a.status >= 500 || a.status == 200 && a.field("type") != "notebook" {
-			t.Fatalf("%d %s", a.status, a.body)
-		}
-		if a.status >= 300 {
-			return
-		}
-		stored := s.stored("n.ipynb")
-		read := s.api("GET", "n.ipynb", nil).want(200)
-		again, err := json.Marshal(read.field("content"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.api("PUT", "n.ipynb", save(string(again))).want(200)
-		if got := s.stored("n.ipynb"); !same(got, stored) {
-			t.Fatalf("saved again as\n%s\nwas\n%s", got, stored)
-		}
-	})
-}

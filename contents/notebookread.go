@@ -8,7 +8,7 @@ func (nb *notebook) present(out *spool, trusted bool) (wrong string, err error) 
 	if wrong, err = nb.judge(judges); err != nil {
 		return "", err
 	}
-	w := reading{output: outputTo(out), trusted: trusted}
+	w := reading{output: nb.outputTo(out), trusted: trusted}
 	w.text(`{"cells":[`)
 	err = nb.each(func(index int, t *tree) error {
 		if index > 0 {
@@ -25,7 +25,7 @@ func (nb *notebook) present(out *spool, trusted bool) (wrong string, err error) 
 		return "", err
 	}
 	w.byte(']')
-	t := &tree{text: nb.text}
+	t := &tree{text: nb.text, held: nb.held}
 	for _, m := range nb.members {
 		if _, err := t.parse(m.start); err != nil {
 			return "", err
@@ -48,7 +48,7 @@ var transient = []string{"orig_nbformat", "orig_nbformat_minor", "signature"}
 // reading writes cells as clients read them. What it does not know it copies as it
 // is.
 type reading struct {
-	output
+	*output
 	trusted bool
 }
 

@@ -19,7 +19,7 @@ func (nb *notebook) store(out *spool) (wrong string, trusted bool, err error) {
 	if wrong, err = nb.judge(judges); err != nil {
 		return "", false, err
 	}
-	w := writing{output: outputTo(out), t: &tree{text: nb.text}}
+	w := writing{output: nb.outputTo(out), t: &tree{text: nb.text, held: nb.held}}
 	trusted = true
 	w.byte('{')
 	for i, m := range nb.sorted() {
@@ -101,7 +101,7 @@ func cellTrusted(t *tree) bool {
 // writing writes values of one tree, sorted and indented by a space for each
 // level.
 type writing struct {
-	output
+	*output
 	t *tree
 }
 
@@ -204,9 +204,10 @@ func (w writing) scalar(raw []byte, kind byte) {
 }
 
 // canonical returns a string with no other escapes than it needs, so that one text
-// has one form in files. Halves of characters stay.
+// has one form in files. Halves of characters stay, and so do long strings, which
+// are data.
 func canonical(raw []byte) []byte {
-	if !bytes.Contains(raw, []byte(`\u`)) && !bytes.Contains(raw, []byte(`\/`)) || halves(raw) {
+	if len(raw) > 1<<20 || !bytes.Contains(raw, []byte(`\u`)) && !bytes.Contains(raw, []byte(`\/`)) || halves(raw) {
 		return raw
 	}
 	var s string

@@ -43,7 +43,7 @@ func TestSavingAFile(t *testing.T) {
 	if e, err := s.store.Stat(t.Context(), "w", "a b.txt"); err != nil || e.Author != "ann" {
 		t.Errorf("author %q, %v", e.Author, err)
 	}
-	if want := []string{"create a b.txt", "save a b.txt", "create empty.txt", "create new.ipynb"}; !slices.Equal(s.observed, want) {
+	if want := []string{"save a b.txt", "save a b.txt", "save empty.txt", "save new.ipynb"}; !slices.Equal(s.observed, want) {
 		t.Errorf("observed %q, want %q", s.observed, want)
 	}
 }

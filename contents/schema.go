@@ -148,8 +148,9 @@ const (
 	// judgedString is how much of a string they look at: none of their patterns
 	// and lengths needs more.
 	judgedString = 128
-	// judgedElements is how many elements they look at in an array of scalars.
-	judgedElements = 64
+	// tagsDepth is where the tags of a cell are, an array of which they look at
+	// each element. Of other arrays of scalars only the kinds count.
+	tagsDepth = 2
 )
 
 // instance returns a value as the schema library wants it, cut down to what the
@@ -174,7 +175,7 @@ func (t *tree) instance(i int32, depth int) any {
 		}
 		return elements
 	case flat:
-		return t.flatInstance(n)
+		return t.flatInstance(n, depth == tagsDepth)
 	case opaque:
 		if t.text[n.start] == '{' {
 			return map[string]any{}
@@ -184,12 +185,12 @@ func (t *tree) instance(i int32, depth int) any {
 	return scalarInstance(t.raw(n), n.kind)
 }
 
-// flatInstance has the first elements of an array, and the first of each kind.
-func (t *tree) flatInstance(n *node) any {
+// flatInstance has an array of scalars, or of each kind of scalar the first.
+func (t *tree) flatInstance(n *node, whole bool) any {
 	elements := []any{}
 	var kinds [256]bool
 	for raw, kind := range t.flatElements(n) {
-		if len(elements) < judgedElements || !kinds[kind] {
+		if whole || !kinds[kind] {
 			elements = append(elements, scalarInstance(raw, kind))
 		}
 		kinds[kind] = true

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -259,22 +258,6 @@ func (s *server) mkdir(path string) {
 }
 
 const soon = 50 * time.Millisecond
-
-// serve2 is serve for a fuzz test, whose body has another T.
-func serve2(f *testing.F) *server {
-	s := &server{store: contentstest.NewFake(), documents: contentstest.NewFakeDocuments()}
-	s.handlers = contents.New(contents.Options{Store: s.store, Documents: s.documents, SpoolDir: f.TempDir()})
-	web := httptest.NewServer(http.HandlerFunc(s.route))
-	s.url = web.URL
-	f.Cleanup(web.Close)
-	return s
-}
-
-// same reports whether two JSON texts are the same to a client that has doubles.
-func same(a, b string) bool {
-	var x, y any
-	return json.Unmarshal([]byte(a), &x) == nil && json.Unmarshal([]byte(b), &y) == nil && reflect.DeepEqual(x, y)
-}
 
 // get returns the body of an answer, or why it is not whole.
 func (s *server) get(path string) ([]byte, error) {

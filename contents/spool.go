@@ -13,7 +13,8 @@ const (
 	// spoolMemory is how much of a spool is in memory. A notebook of ordinary
 	// size stays there.
 	spoolMemory = 8 << 20
-	// spoolWindow is how much of a mapped file may be resident behind the reader.
+	// spoolWindow is how much of a mapped file is walked through before its pages
+	// are let go.
 	spoolWindow = 4 << 20
 )
 
@@ -27,7 +28,6 @@ type spool struct {
 	memory []byte
 	file   *os.File
 	mapped []byte
-	behind int // of mapped, bytes that were let go
 }
 
 func (h *Handlers) spool(limit int64) *spool {
@@ -106,24 +106,13 @@ func (s *spool) view() ([]byte, error) {
 	return mapped, nil
 }
 
-// passed says that the reader of the view is done with what is before offset: the
-// kernel may take those pages back, so that a large file does not become resident.
-func (s *spool) passed(offset int) {
-	page := os.Getpagesize()
-	until := offset / page * page
-	if s.mapped == nil || until-s.behind < spoolWindow {
-		return
-	}
-	// What fails here costs memory only.
-	_ = syscall.Madvise(s.mapped[s.behind:until], syscall.MADV_DONTNEED)
-	s.behind = until
-}
-
-// again says that the view is read from its start once more.
-func (s *spool) again() {
-	if s.mapped != nil {
+// release lets the pages of the view go that are resident, so that a large file
+// does not become resident as a whole. Whoever walks through a view calls it every
+// spoolWindow bytes.
+func (s *spool) release() {
+	if s != nil && s.mapped != nil {
+		// What fails here costs memory only.
 		_ = syscall.Madvise(s.mapped, syscall.MADV_DONTNEED)
-		s.behind = 0
 	}
 }
 

@@ -40,6 +40,7 @@ const (
 // are where they are in the text. It is used for one cell after the other.
 type tree struct {
 	text  []byte
+	held  *spool // that text is the view of; nil when it is not
 	nodes []node
 	pos   int
 }
@@ -214,49 +215,69 @@ func (t *tree) number() error {
 
 // str parses a string: its end, its escapes and its UTF-8.
 func (t *tree) str() error {
-	from := t.pos
-	t.pos++
+	from, text := t.pos, t.text
 	ascii := byte(0)
-	for t.pos < len(t.text) {
-		c := t.text[t.pos]
+	for i, window := from+1, from+spoolWindow; i < len(text); i++ {
+		c := text[i]
 		ascii |= c
-		switch {
-		case c == '"':
-			t.pos++
-			if ascii >= utf8.RuneSelf && !utf8.Valid(t.text[from:t.pos]) {
+		if i > window {
+			t.held.release()
+			window = i + spoolWindow
+		}
+		if c > '\\' || c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		switch c {
+		case '"':
+			t.pos = i + 1
+			if ascii >= utf8.RuneSelf && !t.isUTF8(from) {
 				t.pos = from
 				return t.wrong("a string that is not UTF-8")
 			}
 			return nil
-		case c == '\\':
-			if err := t.escaped(); err != nil {
-				return err
+		case '\\':
+			n := escapeLength(text[i+1:])
+			if n == 0 {
+				t.pos = i
+				return t.wrong("no escape")
 			}
-		case c < ' ':
-			return t.wrong("a control character in a string")
+			i += n
 		default:
-			t.pos++
+			t.pos = i
+			return t.wrong("a control character in a string")
 		}
 	}
-	t.pos = from
 	return t.wrong("a string without an end")
 }
 
-func (t *tree) escaped() error {
-	t.pos++
-	c := t.peek()
-	if c == 'u' {
-		if _, ok := hex4(t.text[t.pos+1:]); !ok {
-			return t.wrong(`a \u without four digits`)
+// isUTF8 reports whether the text from an offset to pos is.
+func (t *tree) isUTF8(from int) bool {
+	var check textCheck
+	for from < t.pos {
+		end := min(from+spoolWindow, t.pos)
+		_, _ = check.Write(t.text[from:end])
+		if end < t.pos {
+			t.held.release()
 		}
-		t.pos += 5
-		return nil
+		from = end
 	}
-	if _, ok := escapes[c]; !ok {
-		return t.wrong("no escape")
+	return check.valid()
+}
+
+// escapeLength returns the length of an escape after its backslash; 0 is none.
+func escapeLength(s []byte) int {
+	if len(s) == 0 {
+		return 0
 	}
-	t.pos++
-	return nil
+	switch s[0] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return 1
+	case 'u':
+		if _, ok := hex4(s[1:]); ok {
+			return 5
+		}
+	}
+	return 0
 }
 
 // raw returns the text of a value.
@@ -341,7 +362,7 @@ func (t *tree) is(i int32, text string) bool {
 // kinds.
 func (t *tree) flatElements(n *node) func(yield func(raw []byte, kind byte) bool) {
 	return func(yield func([]byte, byte) bool) {
-		inner := tree{text: t.text[:n.end], pos: int(n.start) + 1}
+		inner := tree{text: t.text[:n.end], held: t.held, pos: int(n.start) + 1}
 		for {
 			inner.space()
 			if inner.peek() == ']' {
