@@ -1,6 +1,7 @@
 package s3store
 
 import (
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"time"
@@ -60,8 +61,15 @@ func newHTTPClient() *http.Client {
 }
 
 // attempts is how often a request is sent before the storage is unavailable:
-// within about five seconds.
+// within about four seconds, unless it takes time to fail.
 const attempts = 6
+
+// backoff waits about 0.1, 0.2, 0.4, 0.8 and 1.6 seconds, by chance half as long:
+// who saves a file waits for it.
+func backoff(attempt int, _ error) (time.Duration, error) {
+	longest := 100 * time.Millisecond << min(max(attempt-1, 0), 4)
+	return longest/2 + rand.N(longest/2), nil
+}
 
 // tuned returns the client with the retries and checksums that the store counts
 // on, however it was configured.
@@ -69,7 +77,7 @@ func tuned(client *s3.Client) *s3.Client {
 	o := client.Options()
 	o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts = attempts
-		o.Backoff = retry.NewExponentialJitterBackoff(2 * time.Second)
+		o.Backoff = retry.BackoffDelayerFunc(backoff)
 		// The standard limit makes all requests fail at once during an outage,
 		// with a text that nobody understands.
 		o.RateLimiter = ratelimit.None

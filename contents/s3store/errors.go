@@ -25,10 +25,15 @@ func statusOf(err error) int {
 	return 0
 }
 
-// retryable adds to what the SDK sends again: AWS answers 409 when two writes of
-// an object meet, and asks for another try.
+// retryable adds to what the SDK sends again. AWS answers 409 when two writes of
+// an object meet, and asks for another try. And an answer that breaks off says
+// nothing; all that the store asks for can be asked for twice.
 func retryable(err error) aws.Ternary {
 	var api smithy.APIError
+	var brokenOff *smithy.DeserializationError
+	if errors.As(err, &brokenOff) {
+		return aws.TrueTernary
+	}
 	if errors.As(err, &api) && (api.ErrorCode() == "ConditionalRequestConflict" || api.ErrorCode() == "OperationAborted") {
 		return aws.TrueTernary
 	}

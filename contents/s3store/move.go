@@ -106,7 +106,7 @@ func (s *Store) move(ctx context.Context, w *workspace, from, to, author string)
 		return contents.Entry{}, err
 	}
 	w.moving.Store(j.id, true)
-	_, err = s.putBytes(ctx, s.journalKey(w, j.id), body, condition{none: true})
+	_, err = s.putBytes(ctx, s.journalKey(w, j.id), body, condition{})
 	if err == nil {
 		err = s.carryOut(ctx, w, j, t, false)
 	}

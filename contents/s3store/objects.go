@@ -129,16 +129,21 @@ func (s *Store) putBytes(ctx context.Context, key string, body []byte, c conditi
 const maxBytes = 64 << 20
 
 func (s *Store) getBytes(ctx context.Context, key string) (body []byte, o object, err error) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
-	if err != nil {
-		return nil, object{}, translate(err)
+	for range attempts {
+		out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &key})
+		if err != nil {
+			return nil, object{}, translate(err)
+		}
+		body, err = io.ReadAll(io.LimitReader(out.Body, maxBytes))
+		out.Body.Close()
+		if err == nil {
+			return body, object{etag: unquoted(out.ETag), version: aws.ToString(out.VersionId), modified: seconds(out.LastModified)}, nil
+		}
+		if ctx.Err() != nil {
+			return nil, object{}, ctx.Err()
+		}
 	}
-	defer out.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(out.Body, maxBytes))
-	if err != nil {
-		return nil, object{}, translate(err)
-	}
-	return body, object{etag: unquoted(out.ETag), version: aws.ToString(out.VersionId), modified: seconds(out.LastModified)}, nil
+	return nil, object{}, unavailable("the content of %s breaks off", key)
 }
 
 // copyObject makes a version of one object the newest of another, and returns it.

@@ -63,7 +63,7 @@ func Probe(ctx context.Context, client *s3.Client, bucket, prefix string) (*Repo
 	}
 	defer p.clean(ctx)
 	for _, look := range []func(context.Context) error{
-		p.versioning, p.compareAndSwap, p.create, p.createOverDeleted, p.order, p.metadata,
+		p.versioning, p.compareAndSwap, p.createOnce, p.createOverDeleted, p.order, p.metadata,
 		p.ghostPrefixes, p.fileAndDirectory, p.conditionalCopy, p.conditionalDelete, p.clock,
 	} {
 		if err := look(ctx); err != nil {
@@ -145,7 +145,8 @@ func (p *probe) compareAndSwap(ctx context.Context) error {
 	if wrong != nil && !errors.Is(wrong, errPrecondition) {
 		return wrong
 	}
-	// One of several at once must win.
+	// One of several at once must win. What they are told does not count: an
+	// answer may be lost, and the request that is sent again then be refused.
 	const writers = 8
 	errs := make([]error, writers)
 	var group sync.WaitGroup
@@ -153,13 +154,18 @@ func (p *probe) compareAndSwap(ctx context.Context) error {
 		group.Go(func() { _, _, errs[i] = p.put(ctx, "swapped", fmt.Sprint("three", i), condition{etag: etag}) })
 	}
 	group.Wait()
-	won := 0
 	for _, err := range errs {
-		switch {
-		case err == nil:
-			won++
-		case !errors.Is(err, errPrecondition):
+		if err != nil && !errors.Is(err, errPrecondition) {
 			return err
+		}
+	}
+	won := 0
+	for v, err := range p.s.versions(ctx, p.base+"swapped") {
+		if err != nil {
+			return err
+		}
+		if v.size > int64(len("one")) {
+			won++
 		}
 	}
 	p.found("compare-and-swap", wrong != nil && won == 1, true, "of several writes with If-Match one wins",
@@ -167,15 +173,34 @@ func (p *probe) compareAndSwap(ctx context.Context) error {
 	return nil
 }
 
-func (p *probe) create(ctx context.Context) error {
-	if _, _, err := p.put(ctx, "created", "one", condition{none: true}); err != nil {
+// create writes an object that is not there yet; false when the server takes it
+// for there.
+func (p *probe) create(ctx context.Context, name, body string) (bool, error) {
+	_, _, err := p.put(ctx, name, body, condition{none: true})
+	if err == nil {
+		return true, nil
+	}
+	if !errors.Is(err, errPrecondition) {
+		return false, err
+	}
+	now, err := p.s.head(ctx, p.base+name, "")
+	if errors.Is(err, contents.ErrNotFound) {
+		return false, nil
+	}
+	u, measured := measure(strings.NewReader(body))
+	return now.sha256 == u.hex(), errors.Join(err, measured)
+}
+
+func (p *probe) createOnce(ctx context.Context) error {
+	first, err := p.create(ctx, "created", "one")
+	if err != nil {
 		return err
 	}
-	_, _, again := p.put(ctx, "created", "two", condition{none: true})
-	if again != nil && !errors.Is(again, errPrecondition) {
-		return again
+	second, err := p.create(ctx, "created", "two")
+	if err != nil {
+		return err
 	}
-	p.found("create once", again != nil, true, "If-None-Match: * keeps what is there",
+	p.found("create once", first && !second, true, "If-None-Match: * keeps what is there",
 		"If-None-Match: * is not obeyed: new files could replace others; use a server that has conditional writes")
 	return nil
 }
@@ -184,12 +209,12 @@ func (p *probe) createOverDeleted(ctx context.Context) error {
 	if err := p.s.remove(ctx, p.base+"created"); err != nil {
 		return err
 	}
-	_, _, err := p.put(ctx, "created", "three", condition{none: true})
-	if err != nil && !errors.Is(err, errPrecondition) {
+	created, err := p.create(ctx, "created", "three")
+	if err != nil {
 		return err
 	}
-	p.r.quirks.createsOverDeleted = err == nil
-	p.found("create after delete", err == nil, false, "a deleted object can be created again with If-None-Match: *",
+	p.r.quirks.createsOverDeleted = created
+	p.found("create after delete", created, false, "a deleted object can be created again with If-None-Match: *",
 		"If-None-Match: * is not fulfilled by a deleted object; new files are written without it")
 	return nil
 }

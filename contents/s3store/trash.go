@@ -80,7 +80,7 @@ func (s *Store) delete(ctx context.Context, w *workspace, path, author, ifMatch 
 			}
 			entry.Files = append(entry.Files, file)
 		}
-		if err := s.putTrash(ctx, w, strings.ToLower(ulid.Make().String()), entry, condition{none: true}); err != nil {
+		if err := s.putTrash(ctx, w, strings.ToLower(ulid.Make().String()), entry, condition{}); err != nil {
 			return err
 		}
 	}
@@ -128,9 +128,14 @@ func (s *Store) Trash(ctx context.Context, workspace string) ([]contents.Trashed
 		return nil, fmt.Errorf("cannot list the trash: %w", err)
 	}
 	var all []contents.Trashed
+	// An entry of a Delete that failed is not removed: the Delete that worked has
+	// another one, of the same version.
+	seen := map[identifier]bool{}
 	for _, entry := range entries {
 		for i, f := range entry.Files {
-			if !f.Gone {
+			id := identifier{f.Path, f.Version}
+			if !f.Gone && !seen[id] {
+				seen[id] = true
 				all = append(all, contents.Trashed{
 					ID: entry.id + "-" + strconv.Itoa(i), Path: f.Path, Size: f.Size, Deleted: entry.Deleted, Author: entry.Author,
 				})
