@@ -117,7 +117,8 @@ func terminalRuns(t testing.TB, s *target) {
 	w := openTerminal(t, s, newTerminal(t, s).Name)
 	w.Send(t, []any{"stdin", "echo $((6*7))ü\r"})
 	see(t, w, `42ü\r`)
-	w.Send(t, []any{"stdin", "echo go$((1+1)); sleep 60; echo slept\r"})
+	// Printed by what is to be interrupted, so that it is in front by then.
+	w.Send(t, []any{"stdin", "sh -c 'echo go$((1+1)); exec sleep 60'; echo slept\r"})
 	see(t, w, "go2")
 	w.Send(t, []any{"stdin", "\x03"})
 	w.Send(t, []any{"stdin", "echo after$((1+1))\r"})
