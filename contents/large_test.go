@@ -197,6 +197,9 @@ func TestLargeFilesNeedLittleMemory(t *testing.T) {
 }
 
 func TestABombOfValuesIsRefused(t *testing.T) {
+	if raceDetector || testing.Short() {
+		t.Skip("takes long")
+	}
 	s := serve(t)
 	bomb := notebookOf(codeCell("a", "{}", strings.Repeat("{},", 3<<20)+"{}"))
 	s.api("PUT", "n.ipynb", save(bomb)).want(400).wantMessage("too many values")
