@@ -250,13 +250,15 @@ func (t *tree) finish(d *draft, executable bool, modified time.Time) error {
 	if err := unix.Fchmod(fd, mode); err != nil {
 		return err
 	}
-	if t.owner != nil {
-		if err := unix.Fchown(fd, int(t.owner.UID), int(t.owner.GID)); err != nil {
-			return err
-		}
-	}
 	at := unix.NsecToTimeval(modified.UnixNano())
-	return unix.Futimes(fd, []unix.Timeval{at, at})
+	if err := unix.Futimes(fd, []unix.Timeval{at, at}); err != nil {
+		return err
+	}
+	// Last: an agent that may give a file away may not change it afterwards.
+	if t.owner != nil {
+		return unix.Fchown(fd, int(t.owner.UID), int(t.owner.GID))
+	}
+	return nil
 }
 
 // errChanged says that a path is not as it was looked at any more.
