@@ -34,7 +34,8 @@ func artifacts(t *testing.T) string {
 // complain of nothing at ours that it does not complain of at the other.
 func compare(t *testing.T, name string, tell story) {
 	theirs, ours := newProblems(), newProblems()
-	passed := t.Run("stock", func(t *testing.T) {
+	told := 0
+	t.Run("stock", func(t *testing.T) {
 		p, err := servers.Lab(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -45,6 +46,7 @@ func compare(t *testing.T, name string, tell story) {
 			}
 		})
 		tell(t, launch(t, filepath.Join(artifacts(t), name+"-stock"), theirs), p)
+		told++
 	})
 	t.Run("kernelgw", func(t *testing.T) {
 		p, err := servers.Kernelgw(t.Context(), servers.Options{})
@@ -60,8 +62,9 @@ func compare(t *testing.T, name string, tell story) {
 			}
 		})
 		tell(t, launch(t, filepath.Join(artifacts(t), name+"-kernelgw"), ours), p)
+		told++
 	})
-	if !passed {
+	if told < 2 { // one of them failed, or was not asked for
 		return
 	}
 	for _, s := range theirs.list() {

@@ -170,7 +170,7 @@ func (b *tab) click(t *testing.T, selector, text string) {
 
 func (b *tab) clickElement(t *testing.T, element string) {
 	t.Helper()
-	at := eval[[]float64](t, b, `(e => { e.scrollIntoView({block: 'nearest'}); const r = e.getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2]; })(`+element+`)`)
+	at := eval[[]float64](t, b, `(e => { e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2]; })(`+element+`)`)
 	// Menus choose what the mouse has moved over.
 	b.do(t, "click", chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, at[0], at[1]), chromedp.MouseClickXY(at[0], at[1]))
 }
@@ -265,8 +265,13 @@ func (b *tab) start(t *testing.T, code string) {
 func (b *tab) lastCell(t *testing.T) {
 	t.Helper()
 	const last = `Array.from(document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-Cell')).at(-1)`
-	b.clickElement(t, last+`.querySelector('.jp-InputPrompt')`)
-	b.until(t, "the last cell to be active", last+`.classList.contains('jp-mod-active')`)
+	// The page moves while outputs are laid out: a click may miss.
+	for deadline := time.Now().Add(patience); !eval[bool](t, b, last+`.classList.contains('jp-mod-active')`); {
+		if time.Now().After(deadline) {
+			t.Fatal("the last cell does not become active")
+		}
+		b.clickElement(t, last+`.querySelector('.jp-InputPrompt')`)
+	}
 	if eval[bool](t, b, last+`.querySelector('.cm-content').textContent.trim() !== ''`) {
 		b.press(t, "b")
 		b.until(t, "a new cell", last+`.querySelector('.cm-content').textContent.trim() === ''`)

@@ -207,6 +207,20 @@ func (s *Server) KernelIDs() ([]string, error) {
 	return ids, nil
 }
 
+// DeleteTerminals ends all terminals that the token sees, outside of any test.
+func (s *Server) DeleteTerminals() error {
+	var terminals []struct{ Name string }
+	if err := s.outside(http.MethodGet, "api/terminals", &terminals); err != nil {
+		return err
+	}
+	for _, t := range terminals {
+		if err := s.Delete("api/terminals/" + t.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // CreateKernel starts a kernel outside of any test.
 func (s *Server) CreateKernel() (string, error) {
 	var k Kernel

@@ -212,7 +212,7 @@ func (p *Process) Stop() error {
 	return p.Sweep()
 }
 
-// Close shuts down all kernels, stops the server and removes its directory. It
+// Close shuts down all kernels and terminals, stops the server and removes its directory. It
 // returns an error when a process of the server outlived it or a token is in
 // its log. Leftovers are killed.
 func (p *Process) Close() error {
@@ -224,8 +224,8 @@ func (p *Process) Close() error {
 			for _, id := range ids {
 				err = errors.Join(err, s.DeleteKernel(id))
 			}
-			if err != nil {
-				problems = append(problems, fmt.Errorf("cannot shut the kernels down: %w", err))
+			if err = errors.Join(err, s.DeleteTerminals()); err != nil {
+				problems = append(problems, fmt.Errorf("cannot shut the kernels and terminals down: %w", err))
 			}
 		}
 		if err := p.Signal(syscall.SIGTERM); err != nil {
