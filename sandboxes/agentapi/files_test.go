@@ -1,0 +1,91 @@
+package agentapi
+
+import (
+	"errors"
+	"io"
+	"net"
+	"path"
+	"strings"
+	"testing"
+	"time"
+)
+
+const switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: kernelgw-files\r\n\r\n"
+
+func TestLinkCarriesWhatComesWithTheAnswer(t *testing.T) {
+	c := lie(t, func(conn net.Conn) {
+		io.WriteString(conn, switched+"early")
+		io.WriteString(conn, " and late")
+	})
+	conn, err := c.LinkFiles(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "early and late" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestLinkIsLongerThanAHeaderMayBe(t *testing.T) {
+	const size = 3 * MaxHeaderBytes
+	c := lie(t, func(conn net.Conn) { io.WriteString(conn, switched+strings.Repeat("x", size)) })
+	conn, err := c.LinkFiles(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := io.Copy(io.Discard, conn); err != nil || n != size {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+func TestAgentThatLiesAboutALink(t *testing.T) {
+	for name, answer := range map[string]string{
+		"no upgrade":       "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+		"another protocol": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+		"endless header":   "HTTP/1.1 101 Switching Protocols\r\nX-Long: " + strings.Repeat("x", 10*MaxHeaderBytes),
+		"nothing":          "",
+		"noise":            "\xff\xff\xff\xff\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := lie(t, func(conn net.Conn) { io.WriteString(conn, answer) })
+			conn, err := c.LinkFiles(t.Context())
+			if err == nil {
+				conn.Close()
+				t.Fatal("it was taken for a link")
+			}
+			var refused *StatusError
+			if !errors.Is(err, ErrLies) && !errors.Is(err, ErrGone) && !errors.As(err, &refused) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestAgentThatIsSilentAboutALink(t *testing.T) {
+	silent := make(chan struct{})
+	t.Cleanup(func() { close(silent) })
+	c := lie(t, func(net.Conn) { <-silent })
+	begin := time.Now()
+	if _, err := c.LinkFiles(t.Context()); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(begin); took > 2*callTimeout {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func FuzzFilesPath(f *testing.F) {
+	for _, p := range []string{"a", "a/b", "..", "/a", "a//b", "a/./b", "\xff", "a\x00", "ünï/日本", strings.Repeat("a/", 100), ""} {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, p string) {
+		if CheckFilesPath(p) != nil {
+			return
+		}
+		if p != path.Clean(p) || path.IsAbs(p) || p == "." || p == ".." || strings.HasPrefix(p, "../") || len(p) > 1024 {
+			t.Errorf("%q is taken for a path", p)
+		}
+	})
+}
