@@ -44,16 +44,14 @@ func killedKernelRestarts(t testing.TB, s *target) {
 
 func deadAfterFiveRestarts(t testing.TB, s *target) {
 	// A kernel that cannot start again: its working directory, which it shares
-	// with no other, shadows the module that starts it. In a sandbox of its own
-	// that is the home directory; elsewhere one is made for it first.
-	dir := "dies-" + probe.ID()
-	s.Dial(t, s.sharedKernel(t), probe.Dialing{}).Run(t, fmt.Sprintf("import os; os.makedirs(%q)", dir))
+	// with no other, shadows the module that starts it.
+	dir := folder(t, s)
 	var k probe.Kernel
 	s.Do(t, "POST", "api/kernels", map[string]any{"path": dir}).Want(t, 201).Decode(t, &k)
 	s.Adopt(t, k.ID)
 	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
 	out := w.Run(t, fmt.Sprintf(`import os, signal
-alone = os.getcwd().endswith(%q) or os.getppid() == 1
+alone = os.getcwd().endswith(%q)
 if alone:
     open("ipykernel_launcher.py", "w").write("raise SystemExit(3)")
 print(alone)`, dir)).Stdout
