@@ -25,7 +25,7 @@ func TestKillOfTheGatewayKeepsTerminals(t *testing.T) {
 		t.Fatal(err)
 	}
 	w = openTerminal(t, s, name)
-	see(t, w, "began2[^$]*tick") // what was printed while nobody looked, too
+	see(t, w, `(?s)began2\r.*tick`) // what was printed while nobody looked, too
 	w.Send(t, []any{"stdin", "kill %1; echo kept=$kept.\r"})
 	see(t, w, `kept=42\.`)
 	var kernels []any
@@ -67,14 +67,12 @@ func TestDeathOfTheTerminalsSandboxIsToldAndOneCanStartAnew(t *testing.T) {
 	see(t, w, "again2")
 }
 
-// A program that prints without end costs itself: the server answers others, and
-// is not filled by a client that does not read.
+// A program that prints without end costs itself: the server answers others.
 func TestFloodingTerminalHarmsNobody(t *testing.T) {
 	t.Parallel()
 	s := own(t, servers.Options{})
 	name := newTerminal(t, s).Name
-	w, deaf := openTerminal(t, s, name), openTerminal(t, s, name)
-	_ = deaf // its client library reads; it only forgets
+	w := openTerminal(t, s, name)
 	w.Send(t, []any{"stdin", "yes 0123456789012345678901234567890123456789012345678901234567890123 | cat\r"})
 	for got, end := 0, time.Now().Add(probe.Patience); got < 16<<20; {
 		if time.Now().After(end) {
