@@ -277,6 +277,8 @@ func TestGatewayThatComesBackFindsWhatChangedMeanwhile(t *testing.T) {
 	h.save("theirs", "base")
 	_, home := h.kernel()
 	h.until(".seen is saved", func() bool { return h.read(".seen") != "" })
+	h.write(home, "later", "x")
+	h.has("later", "x") // by now the agent knows that .seen is saved
 	h.stop()
 	h.write(home, "mine", "of the kernel")
 	h.write(home, "both", "of the kernel, too")
