@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/pkg/xattr"
 
 	"kernelgw/contents/s3embed"
 	"kernelgw/contents/s3store"
@@ -23,18 +25,50 @@ type target struct {
 // embedded is the server in this program: there can be one.
 var embedded target
 
+// scratch is a directory for storages of tests.
+var scratch string
+
+// memoryDir is a directory in memory whose files have extended attributes, or ""
+// where there is none. What is tested is what a kill does, and not the disk: each
+// save is synced, and thousands of them are made.
+func memoryDir() string {
+	const dir = "/dev/shm"
+	probe, err := os.CreateTemp(dir, "s3store-*")
+	if err != nil {
+		return ""
+	}
+	defer os.Remove(probe.Name())
+	defer probe.Close()
+	if err := xattr.FSet(probe, "user.test", make([]byte, 2048)); err != nil {
+		return ""
+	}
+	return dir
+}
+
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "s3store-*")
+	if task := os.Getenv(crashTask); task != "" {
+		if err := runCrashTask(task); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
+	dir, err := os.MkdirTemp(memoryDir(), "s3store-*")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	server, err := s3embed.Start(context.Background(), dir)
+	scratch = filepath.Join(dir, "scratch")
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	server, err := s3embed.Start(context.Background(), filepath.Join(dir, "embedded"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
