@@ -3,6 +3,7 @@ package contents
 import (
 	"errors"
 	"net/http"
+	"strings"
 )
 
 // Patch answers PATCH api/contents/PATH: it renames or moves.
@@ -21,7 +22,7 @@ func (h *Handlers) Patch(w http.ResponseWriter, r *http.Request, at At) error {
 	}
 	to := from
 	if body.Path != "" {
-		if to, err = writable(body.Path); err != nil {
+		if to, err = writable(strings.TrimLeft(body.Path, "/")); err != nil {
 			return err
 		}
 	}

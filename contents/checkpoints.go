@@ -19,9 +19,9 @@ type checkpoint struct {
 // clients take the last for the newest. Of what does not exist there are none:
 // a client that gets an error does not open the file.
 func (h *Handlers) Checkpoints(w http.ResponseWriter, r *http.Request, at At) error {
-	path, err := Clean(at.Path)
+	path, err := requested(at.Path)
 	if err != nil {
-		return failed(err, at.Path)
+		return err
 	}
 	list, err := h.o.Store.Checkpoints(r.Context(), at.Workspace, path)
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrIsDirectory) {

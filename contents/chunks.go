@@ -54,7 +54,7 @@ func (p *putting) chunk(w http.ResponseWriter, r *http.Request) error {
 		return p.commit(w, r, key, u)
 	}
 	e := p.partial(size)
-	m := modelOf(e, typeFile, false)
+	m := modelOf(e, "", false)
 	status := http.StatusOK
 	if number == 1 && !p.exists() {
 		status = http.StatusCreated
@@ -171,7 +171,7 @@ func (p *putting) commit(w http.ResponseWriter, r *http.Request, key uploadKey, 
 		return err
 	}
 	p.h.o.Observe("upload", p.at.Workspace, p.path, "")
-	m := modelOf(e, typeFile, true)
+	m := modelOf(e, "", true)
 	located(w, p.at, p.path)
 	return m.write(w, http.StatusOK, e)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // query is what a GET asks for.
@@ -59,11 +60,21 @@ func (h *Handlers) Get(w http.ResponseWriter, r *http.Request, at At) error {
 	return h.present(w, r.Context(), at, e, q)
 }
 
+// requested returns the clean path of a URL, in which a slash at the beginning is
+// a second one.
+func requested(path string) (string, error) {
+	if strings.HasPrefix(path, "/") {
+		return "", failed(ErrNotFound, path)
+	}
+	clean, err := Clean(path)
+	return clean, failed(err, path)
+}
+
 // visible returns the clean path of something that clients may see.
 func visible(path string) (string, error) {
-	clean, err := Clean(path)
+	clean, err := requested(path)
 	if err != nil {
-		return "", failed(err, path)
+		return "", err
 	}
 	if Hidden(clean) {
 		return "", failed(ErrNotFound, clean)

@@ -115,7 +115,7 @@ func TestPathsThatAreNotThere(t *testing.T) {
 	s := serve(t)
 	s.put("a.txt", "x")
 	s.put(".ssh/id", "secret")
-	for _, path := range []string{"nothing", "a.txt/below", ".ssh", ".ssh/id", "%2e%2e/a.txt", "a%00", "%2e/a.txt", "x//a.txt", "..%2f..%2fetc%2fpasswd"} {
+	for _, path := range []string{"nothing", "a.txt/below", ".ssh", ".ssh/id", "%2e%2e/a.txt", "a%00", "%2e/a.txt", "x//a.txt", "/a.txt", "..%2f..%2fetc%2fpasswd"} {
 		for _, prefix := range []string{"/api/contents/", "/files/"} {
 			if a := s.do("GET", prefix+path, nil); a.status != 404 {
 				t.Errorf("GET %s%s: got %d, want 404", prefix, path, a.status)

@@ -47,7 +47,7 @@ type Options struct {
 // At is what a request is about, as the route table found it.
 type At struct {
 	Workspace string // opaque
-	Path      string // as in the URL, decoded once, not cleaned
+	Path      string // as in the URL after the route's slash, decoded once, not cleaned
 	ID        string // of a checkpoint, version or trash entry
 	User      string // display name: the author of what is written
 	// Owner is the identity of the user, opaque and never that of somebody else:

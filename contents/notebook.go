@@ -85,8 +85,10 @@ func openNotebook(held *spool) (*notebook, error) {
 	}
 	held.release()
 	switch {
+	case nb.major == 3:
+		return upgraded(text)
 	case nb.major != 4:
-		return nil, noNotebook("its nbformat is %s, and this server reads 4; convert it with: jupyter nbconvert --to notebook", orNone(nb.major))
+		return nil, noNotebook("its nbformat is %s, and this server reads 3 and 4", orNone(nb.major))
 	case nb.minor < 0:
 		return nil, noNotebook("it has no nbformat_minor")
 	case nb.cells < 0:

@@ -36,7 +36,7 @@ func TestUnreadableNotebooksAre400(t *testing.T) {
 	s := serve(t)
 	for name, content := range map[string]string{
 		"empty": "", "text": "hello", "cut": `{"cells":[{"cell_type":"co`, "array": `[]`, "null": "null", "more": notebookOf("") + "x",
-		"no nbformat": `{"cells":[]}`, "nbformat 3": `{"nbformat":3,"nbformat_minor":0,"metadata":{},"worksheets":[]}`,
+		"no nbformat": `{"cells":[]}`, "nbformat 3": `{"nbformat":3,"nbformat_minor":0,"metadata":{},"worksheets":3}`, "nbformat 2": `{"nbformat":2}`,
 		"nbformat 5": `{"nbformat":5,"nbformat_minor":0,"metadata":{},"cells":[]}`, "no cells": `{"nbformat":4,"nbformat_minor":5,"metadata":{}}`,
 		"no minor": `{"nbformat":4,"metadata":{},"cells":[]}`, "cells object": `{"nbformat":4,"nbformat_minor":5,"metadata":{},"cells":{}}`,
 		"cell number": notebookOf("1"), "comma": notebookOf(codeCell("a", "{}", "") + ","), "NaN": notebookOf(codeCell("a", `{"x":NaN}`, "")),

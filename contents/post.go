@@ -140,7 +140,7 @@ var copyNumber = regexp.MustCompile(`-Copy\d*\.`)
 
 // copy copies a file or a directory, into a directory or to a path of its own.
 func (h *Handlers) copy(w http.ResponseWriter, r *http.Request, at At, source string) error {
-	from, err := writable(source)
+	from, err := writable(strings.TrimLeft(source, "/"))
 	if err != nil {
 		return err
 	}

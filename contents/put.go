@@ -68,9 +68,9 @@ func (h *Handlers) Put(w http.ResponseWriter, r *http.Request, at At) error {
 
 // writable returns the clean path of something that clients may write.
 func writable(path string) (string, error) {
-	clean, err := Clean(path)
+	clean, err := requested(path)
 	if err != nil {
-		return "", failed(err, path)
+		return "", err
 	}
 	if Hidden(clean) {
 		return "", fail(http.StatusBadRequest, "Cannot create, rename or delete hidden file or directory %q", clean)
@@ -215,7 +215,7 @@ func (p *putting) saved(w http.ResponseWriter, e Entry, wrong string) error {
 	}
 	// As jupyter_server tells it: create is for files that the server named.
 	p.h.o.Observe("save", p.at.Workspace, p.path, "")
-	m := modelOf(e, p.Type, true)
+	m := modelOf(e, "", true)
 	if wrong != "" {
 		m.Message = validationMessage(wrong)
 	}

@@ -25,9 +25,8 @@ const currentMinor = 5
 // schema judges notebooks of one minor version piece by piece, so that a notebook
 // is never in memory as a whole.
 type schema struct {
-	top                *jsonschema.Schema // with cells emptied
-	cells, outputs     map[string]*jsonschema.Schema
-	anyCell, anyOutput *jsonschema.Schema // of an unknown type
+	top            *jsonschema.Schema            // with cells emptied
+	cells, outputs map[string]*jsonschema.Schema // by their type
 }
 
 var schemas [currentMinor + 2]struct {
@@ -65,7 +64,7 @@ func compileSchema(minor int) *schema {
 		return compiler.MustCompile(name + "#/definitions/" + definition)
 	}
 	return &schema{
-		top: compiler.MustCompile(name), anyCell: of("cell"), anyOutput: of("output"),
+		top:   compiler.MustCompile(name),
 		cells: map[string]*jsonschema.Schema{"raw": of("raw_cell"), "markdown": of("markdown_cell"), "code": of("code_cell")},
 		outputs: map[string]*jsonschema.Schema{
 			"execute_result": of("execute_result"), "display_data": of("display_data"), "stream": of("stream"), "error": of("error"),
@@ -119,7 +118,7 @@ func (s *schema) judgeCell(t *tree, index int, id string) string {
 	kind, _ := value["cell_type"].(string)
 	of := s.cells[kind]
 	if of == nil {
-		return judge(s.anyCell, where, value)
+		return where + ": its cell_type is none of raw, markdown and code"
 	}
 	outputs, _ := value["outputs"].([]any)
 	if kind == "code" && outputs != nil {
@@ -131,11 +130,12 @@ func (s *schema) judgeCell(t *tree, index int, id string) string {
 	for i, output := range outputs {
 		members, _ := output.(map[string]any)
 		name, _ := members["output_type"].(string)
+		at := where + "/outputs/" + strconv.Itoa(i)
 		of := s.outputs[name]
 		if of == nil {
-			of = s.anyOutput
+			return at + ": its output_type is none of execute_result, display_data, stream and error"
 		}
-		if wrong := judge(of, where+"/outputs/"+strconv.Itoa(i), output); wrong != "" {
+		if wrong := judge(of, at, output); wrong != "" {
 			return wrong
 		}
 	}

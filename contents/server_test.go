@@ -69,32 +69,32 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	switch {
 	case strings.HasPrefix(path, "/files/"):
-		at.Path, serve = strings.TrimPrefix(path, "/files"), h.File
+		at.Path, serve = strings.TrimPrefix(path, "/files/"), h.File
 	case strings.HasPrefix(path, "/v1/trash"):
 		at.ID = strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(path, "/v1/trash"), "/"), "/restore")
 		serve = map[string]handler{"GET": h.Trash, "POST": h.Undelete, "DELETE": h.Purge}[r.Method]
 	case path == "/v1/usage":
 		serve = h.Usage
 	case strings.HasPrefix(path, "/v1/files/") && strings.HasSuffix(path, "/diff"):
-		at.Path, serve = strings.TrimSuffix(strings.TrimPrefix(path, "/v1/files"), "/diff"), h.Diff
+		at.Path, serve = strings.TrimSuffix(strings.TrimPrefix(path, "/v1/files/"), "/diff"), h.Diff
 	case strings.HasPrefix(path, "/v1/files/"):
-		at.Path, at.ID, _ = strings.Cut(strings.TrimPrefix(path, "/v1/files"), "/versions")
+		at.Path, at.ID, _ = strings.Cut(strings.TrimPrefix(path, "/v1/files/"), "/versions")
 		at.ID = strings.TrimSuffix(strings.TrimPrefix(at.ID, "/"), "/restore")
 		serve = map[string]handler{"GET": h.VersionContent, "POST": h.RestoreVersion, "DELETE": h.DeleteVersion}[r.Method]
 		if at.ID == "" {
 			serve = h.Versions
 		}
 	case strings.Contains(path, "/checkpoints"):
-		at.Path, at.ID, _ = strings.Cut(strings.TrimPrefix(path, "/api/contents"), "/checkpoints")
+		at.Path, at.ID, _ = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, "/api/contents"), "/"), "/checkpoints")
 		at.ID = strings.TrimPrefix(at.ID, "/")
 		serve = map[string]handler{"GET": h.Checkpoints, "POST": h.RestoreCheckpoint, "DELETE": h.DeleteCheckpoint}[r.Method]
 		if at.ID == "" && r.Method == http.MethodPost {
 			serve = h.MakeCheckpoint
 		}
 	case strings.HasSuffix(path, "/trust"):
-		at.Path, serve = strings.TrimSuffix(strings.TrimPrefix(path, "/api/contents"), "/trust"), h.Trust
+		at.Path, serve = strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(path, "/api/contents"), "/"), "/trust"), h.Trust
 	default:
-		at.Path = strings.TrimPrefix(path, "/api/contents")
+		at.Path = strings.TrimPrefix(strings.TrimPrefix(path, "/api/contents"), "/")
 		serve = map[string]handler{"GET": h.Get, "PUT": h.Put, "POST": h.Post, "PATCH": h.Patch, "DELETE": h.Delete}[r.Method]
 	}
 	err := serve(w, r, at)

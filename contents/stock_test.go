@@ -114,3 +114,40 @@ func TestNotebooksAreReadAsNbformatReadsThem(t *testing.T) {
 		}
 	}
 }
+
+// oldNotebook is of nbformat 3.
+const oldNotebook = `{"metadata":{"name":"x","signature":"s","kept":1},"nbformat":3,"nbformat_minor":0,"worksheets":[{"cells":[
+ {"cell_type":"heading","level":2,"metadata":{},"source":["A\n","b"]},{"cell_type":"markdown","metadata":{},"source":["x\n","y"]},
+ {"cell_type":"code","collapsed":true,"input":["a\n","b"],"language":"python","metadata":{},"prompt_number":3,"outputs":[
+  {"output_type":"pyout","prompt_number":3,"metadata":{},"html":["<b>\n","x"],"text":["t"],"json":["{\"a\": [1]}"]},
+  {"output_type":"display_data","png":"aGk=","text":"p"},{"output_type":"stream","stream":"stderr","text":["a\n","b"]},
+  {"output_type":"pyerr","ename":"E","evalue":"v","traceback":["t"]}]}],"metadata":{}},
+ {"cells":[{"cell_type":"code","input":"","language":"python","metadata":{},"outputs":[]},{"cell_type":"raw","metadata":{},"source":"r"}],"metadata":{}}]}`
+
+func TestOldNotebooksAreReadAsNbformatUpgradesThem(t *testing.T) {
+	want := map[string]any{}
+	ask(t, stockReads, map[string]string{"n": oldNotebook}, &want)
+	s := serve(t)
+	s.put("n.ipynb", oldNotebook)
+	s.api("PUT", "saved.ipynb", save(oldNotebook)).want(201).wantField("message", nil)
+	for _, name := range []string{"n.ipynb", "saved.ipynb"} {
+		got := s.api("GET", name, nil).want(200).wantField("message", nil).field("content")
+		for _, nb := range []any{got, want["n"]} {
+			members, _ := nb.(map[string]any)
+			metadata, _ := members["metadata"].(map[string]any)
+			delete(metadata, "orig_nbformat") // which clients strip
+			delete(metadata, "orig_nbformat_minor")
+			cells, _ := members["cells"].([]any)
+			for _, cell := range cells {
+				c, _ := cell.(map[string]any)
+				delete(c, "id") // which are made up
+				if metadata, _ := c["metadata"].(map[string]any); name == "saved.ipynb" {
+					delete(metadata, "trusted")
+				}
+			}
+		}
+		if !reflect.DeepEqual(got, want["n"]) {
+			t.Errorf("%s is read as\n%v\nnbformat upgrades to\n%v", name, got, want["n"])
+		}
+	}
+}
