@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		kong.Name("kernelgw"),
 		kong.Description("A Jupyter server for untrusted code: every kernel runs in a sandbox of its own."),
 		kong.DefaultEnvars("KERNELGW"),
-		kong.Vars{"client_names": strings.Join(clientNames, ", "), "data_dir": defaultDataDir(getenv)},
+		vars(getenv),
 		kong.Resolvers(file),
 		kong.Writers(stdout, stderr),
 		kong.UsageOnError(),
@@ -105,6 +105,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	return parsed.Run(&environment{ctx: ctx, getenv: getenv, stdout: stdout, stderr: stderr, file: file})
+}
+
+// vars are what help texts and defaults name.
+func vars(getenv func(string) string) kong.Vars {
+	return kong.Vars{"client_names": strings.Join(clientNames, ", "), "data_dir": defaultDataDir(getenv)}
 }
 
 // configPath finds --config before the rest is parsed, because the file gives

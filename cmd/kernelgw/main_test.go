@@ -260,7 +260,7 @@ func FuzzByteSize(f *testing.F) {
 
 func TestConfigDocIsUpToDate(t *testing.T) {
 	var cli CLI
-	parser, err := kong.New(&cli, kong.Name("kernelgw"), kong.DefaultEnvars("KERNELGW"), kong.Vars{"data_dir": "x"})
+	parser, err := kong.New(&cli, kong.Name("kernelgw"), kong.DefaultEnvars("KERNELGW"), vars(os.Getenv))
 	if err != nil {
 		t.Fatal(err)
 	}
