@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ const prompt = "\x1b[?2004h"
 func startTerminals(t testing.TB, change func(*Options)) *running {
 	t.Helper()
 	t.Setenv("SHELL", "/bin/bash")
-	t.Setenv("HISTFILE", "/dev/null")
+	t.Setenv("HOME", t.TempDir()) // without anybody's .bashrc
 	return start(t, func(o *Options) {
 		o.Config = agentapi.Config{Token: testToken, KernelID: "t1", Env: map[string]string{"PS1": "$ ", "HISTFILE": ""}}
 		if change != nil {
@@ -198,6 +199,28 @@ func (s *screen) shows(text string) {
 	s.until("showing "+text, func(all string, _ *screen) bool { return strings.Contains(all, text) })
 }
 
+// numbers waits for a match and returns the numbers, separated by commas, in its
+// group.
+func (s *screen) numbers(pattern string) (found []int) {
+	s.t.Helper()
+	wanted := regexp.MustCompile(pattern)
+	s.until("showing "+pattern, func(text string, _ *screen) bool {
+		m := wanted.FindStringSubmatch(text)
+		if m == nil {
+			return false
+		}
+		for _, number := range strings.Split(m[1], ",") {
+			n, err := strconv.Atoi(number)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			found = append(found, n)
+		}
+		return true
+	})
+	return found
+}
+
 func (s *screen) send(message ...any) {
 	s.t.Helper()
 	if err := s.ws.WriteJSON(message); err != nil {
@@ -262,24 +285,11 @@ func TestDeletingATerminalKillsAllItsProcesses(t *testing.T) {
 	s := r.look(name)
 	// Those that ignore the hangup, that have a group of their own, and that
 	// have a session of their own.
-	s.typed("trap '' HUP TERM; (trap '' HUP; sleep 1000) & nohup sleep 1001 >/dev/null 2>&1 & setsid sleep 1002 & echo jobs=$(jobs -p | tr '\\n' ,)end\r")
-	var pids []int
-	s.until("started", func(text string, _ *screen) bool {
-		_, rest, ok := strings.Cut(text, "\njobs=")
-		list, _, whole := strings.Cut(rest, ",end")
-		if !ok || !whole {
-			return false
-		}
-		for _, p := range strings.Split(list, ",") {
-			n, err := strconv.Atoi(p)
-			if err != nil {
-				t.Fatalf("%q", list)
-			}
-			pids = append(pids, n)
-		}
-		return true
-	})
-	if len(pids) != 3 {
+	s.typed("trap '' HUP TERM; (trap '' HUP; sleep 1000) & nohup sleep 1001 >/dev/null 2>&1 & (setsid sh -c 'echo own=$$.; exec sleep 1002'; true) &\r")
+	pids := s.numbers(`own=(\d+)\.`)
+	s.typed("echo jobs=$(jobs -p | tr '\\n' ,)end\r")
+	pids = append(pids, s.numbers(`jobs=([\d,]+),end`)...)
+	if len(pids) != 4 {
 		t.Fatalf("jobs %v", pids)
 	}
 	if status, _ := r.call(http.MethodDelete, "/v1/terminals/"+name); status != http.StatusNoContent {
@@ -418,13 +428,7 @@ func TestShuttingDownEndsTerminalsAndTellsThem(t *testing.T) {
 	name := r.newTerminal()
 	s := r.look(name)
 	s.typed("trap '' HUP; echo pid=$$.\r")
-	var pid int
-	s.until("ready", func(text string, _ *screen) bool {
-		_, rest, _ := strings.Cut(text, "\rpid=")
-		number, _, ok := strings.Cut(rest, ".")
-		pid, _ = strconv.Atoi(number)
-		return ok && pid > 0
-	})
+	pid := s.numbers(`pid=(\d+)\.`)[0]
 	if status, _ := r.call(http.MethodPost, "/v1/kernel/shutdown"); status != http.StatusNoContent {
 		t.Fatal(status)
 	}

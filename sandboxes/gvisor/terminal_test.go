@@ -181,7 +181,7 @@ func TestTerminalsWorkInsideTheSandbox(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := look(t, c, made.Name)
-		s.send("stdin", "trap '' HUP; setsid sleep 4242 & (trap '' HUP; exec sleep 4243) & echo on$((1+1))\r")
+		s.send("stdin", "trap '' HUP; (setsid sleep 4242; true) & (trap '' HUP; exec sleep 4243) & echo on$((1+1))\r")
 		s.shows("on2")
 		if err := c.DeleteTerminal(t.Context(), made.Name); err != nil {
 			t.Fatal(err)
