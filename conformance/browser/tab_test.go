@@ -62,11 +62,33 @@ func (b *tab) another(t *testing.T) *tab { return open(t, b.ctx, b.dir, b.seen, 
 
 func open(t *testing.T, parent context.Context, dir string, seen *problems, step *int) *tab {
 	t.Helper()
-	ctx, closeTab := chromedp.NewContext(parent, chromedp.WithListener(seen.listen()))
-	t.Cleanup(closeTab)
+	asked := make(chan struct{}, 8)
+	ctx, closeTab := chromedp.NewContext(parent, chromedp.WithListener(seen.listen()), chromedp.WithListener(func(event any) {
+		if _, ok := event.(*page.EventJavascriptDialogOpening); ok {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		}
+	}))
+	done := make(chan struct{})
+	t.Cleanup(func() { closeTab(); <-done })
 	if err := chromedp.Do(ctx); err != nil {
+		close(done)
 		t.Fatalf("cannot start the browser: %v", err)
 	}
+	// Who leaves a page with something unsaved is asked, and means it.
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-asked:
+				_, _ = chromedp.Call(ctx, page.HandleJavaScriptDialog, page.HandleJavaScriptDialogParams{Accept: true})
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	b := &tab{ctx: ctx, dir: dir, seen: seen, step: step}
 	t.Cleanup(func() {
 		if t.Failed() {
