@@ -14,7 +14,7 @@ const (
 	// diffBytes and diffLines bound what is compared line by line: the time that
 	// takes grows faster than the text.
 	diffBytes = 2 << 20
-	diffLines = 20_000
+	diffLines = 10_000
 )
 
 // diffModel is what differs between two versions, as the native API shows it.
@@ -51,11 +51,11 @@ func (h *Handlers) Diff(w http.ResponseWriter, r *http.Request, at At) error {
 		answer.Same = from.SHA256 != "" && from.SHA256 == to.SHA256
 		return answerJSON(w, http.StatusOK, answer)
 	}
-	a, err := h.whole(r.Context(), at, from)
+	a, err := h.whole(r.Context(), at, path, from)
 	if err != nil {
 		return failed(err, path)
 	}
-	b, err := h.whole(r.Context(), at, to)
+	b, err := h.whole(r.Context(), at, path, to)
 	if err != nil {
 		return failed(err, path)
 	}
@@ -101,8 +101,8 @@ func indexOf(list []Version, id string) int {
 }
 
 // whole reads a version that is known to be small.
-func (h *Handlers) whole(ctx context.Context, at At, v Version) ([]byte, error) {
-	body, e, err := h.o.Store.Open(ctx, at.Workspace, v.Path, v.Entry.Version, 0, diffBytes)
+func (h *Handlers) whole(ctx context.Context, at At, path string, v Version) ([]byte, error) {
+	body, e, err := h.o.Store.Open(ctx, at.Workspace, path, v.Entry.Version, 0, diffBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -242,17 +242,22 @@ func (d *envelopeReader) copyValue(first byte, w io.Writer) error {
 		}
 		n := 0
 		for n < len(piece) && (depth > 0 || quoted) {
+			if quoted && !escaped { // most of what is long
+				for n < len(piece) && piece[n] != '"' && piece[n] != '\\' {
+					n++
+				}
+				if n == len(piece) {
+					break
+				}
+			}
 			c := piece[n]
 			n++
 			switch {
 			case escaped:
 				escaped = false
 			case quoted:
-				if c == '\\' {
-					escaped = true
-				} else if c == '"' {
-					quoted = false
-				}
+				escaped = c == '\\'
+				quoted = c != '"'
 			case c == '"':
 				quoted = true
 			case c == '{' || c == '[':

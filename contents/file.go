@@ -2,7 +2,9 @@ package contents
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -57,17 +59,41 @@ func (h *Handlers) serve(w http.ResponseWriter, r *http.Request, at At, e Entry,
 		r = r.Clone(r.Context())
 		r.Header.Del("Range") // the whole file is an answer too
 	}
-	if r.Method == http.MethodGet && r.Header.Get("Range") == "" && r.Header.Get("If-None-Match") == "" && e.Size > 0 {
-		// The store may fail before the first byte: then there is still an answer.
-		if err := content.open(); err != nil {
-			for _, name := range []string{"ETag", "Content-Disposition", "Cache-Control"} {
-				header.Del(name)
-			}
-			return failed(err, e.Path)
+	late := &lateHeader{ResponseWriter: w}
+	http.ServeContent(late, r, "", e.Modified, content)
+	if content.failure != nil && !late.sent {
+		for _, name := range []string{"ETag", "Content-Disposition", "Cache-Control", "Content-Length", "Content-Range", "Accept-Ranges", "Last-Modified"} {
+			header.Del(name)
 		}
+		return failed(content.failure, e.Path)
 	}
-	http.ServeContent(w, r, "", e.Modified, content)
+	late.send()
 	return nil
+}
+
+// lateHeader sends the status with the first byte of the body, so that there is
+// still another answer when the store fails before it. When the store fails later,
+// the body is shorter than its length says, and no client takes it for whole.
+type lateHeader struct {
+	http.ResponseWriter
+	status int
+	sent   bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (l *lateHeader) WriteHeader(status int) { l.status = status }
+
+// Write implements http.ResponseWriter.
+func (l *lateHeader) Write(p []byte) (int, error) {
+	l.send()
+	return l.ResponseWriter.Write(p)
+}
+
+func (l *lateHeader) send() {
+	if !l.sent {
+		l.sent = true
+		l.ResponseWriter.WriteHeader(cmp.Or(l.status, http.StatusOK))
+	}
 }
 
 // storedContent reads a version from the store, which it asks only when it is read.
@@ -80,6 +106,8 @@ type storedContent struct {
 	offset int64
 	body   io.ReadCloser // nil when nothing is open
 	next   int64         // offset of what body gives next
+
+	failure error // the first of the store
 }
 
 // sniff tells text from other content by its beginning.
@@ -108,12 +136,16 @@ func (c *storedContent) Read(p []byte) (int, error) {
 	}
 	if c.body == nil || c.next != c.offset {
 		if err := c.open(); err != nil {
+			c.failure = err
 			return 0, err
 		}
 	}
 	n, err := c.body.Read(p)
 	c.offset += int64(n)
 	c.next = c.offset
+	if err != nil && c.failure == nil && (!errors.Is(err, io.EOF) || c.offset < c.e.Size) {
+		c.failure = errors.Join(ErrUnavailable, err)
+	}
 	return n, err
 }
 

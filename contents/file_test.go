@@ -83,6 +83,22 @@ func TestRangesAndConditionsOfFiles(t *testing.T) {
 	}
 }
 
+func TestAStorageThatFailsBeforeTheFirstByteIs503(t *testing.T) {
+	s := serve(t)
+	s.put("a.bin", strings.Repeat("x", 100_000))
+	for _, ranges := range []string{"", "bytes=5-9", "bytes=5-"} {
+		s.store.FailNext("Open", 1, contents.ErrUnavailable)
+		a := s.do("GET", "/files/a.bin?download=1", nil, "Range", ranges).want(503)
+		for _, header := range []string{"Content-Range", "ETag", "Content-Disposition"} {
+			if got := a.header.Get(header); got != "" {
+				t.Errorf("range %q: the error has %s %q", ranges, header, got)
+			}
+		}
+	}
+	s.store.CutNext(0)
+	s.do("GET", "/files/a.bin", nil).want(503)
+}
+
 func TestAFileThatBreaksOffIsNotTakenForWhole(t *testing.T) {
 	s := serve(t)
 	s.put("a.bin", strings.Repeat("x", 100_000))
@@ -174,8 +190,8 @@ func TestDiffOfNotebooksIsByCell(t *testing.T) {
 	s.put("big.txt", strings.Repeat("x\n", 2<<20))
 	s.put("big.txt", strings.Repeat("y\n", 2<<20))
 	s.do("GET", "/v1/files/big.txt/diff", nil).want(200).wantField("too_long", true)
-	s.put("long.txt", strings.Repeat("x\n", 30_000))
-	s.put("long.txt", strings.Repeat("y\n", 30_000))
+	s.put("long.txt", strings.Repeat("x\n", 11_000))
+	s.put("long.txt", strings.Repeat("y\n", 11_000))
 	s.do("GET", "/v1/files/long.txt/diff", nil).want(200).wantField("too_long", true)
 }
 

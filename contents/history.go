@@ -82,6 +82,7 @@ func (h *Handlers) VersionContent(w http.ResponseWriter, r *http.Request, at At)
 		return failedID(err, path, "version", at.ID)
 	}
 	body.Close()
+	e.Path = path // what it was called then does not matter
 	return h.serve(w, r, at, e, r.URL.Query().Get("download") != "")
 }
 

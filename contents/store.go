@@ -47,6 +47,9 @@ func (e *ChangedError) Error() string {
 	if e.Current.ETag == "" {
 		return "the file was deleted meanwhile"
 	}
+	if e.Current.Author == "" {
+		return "the file was changed meanwhile at " + e.Current.Modified.Format(time.RFC3339)
+	}
 	return fmt.Sprintf("the file was changed meanwhile by %s at %s", e.Current.Author, e.Current.Modified.Format(time.RFC3339))
 }
 
