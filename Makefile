@@ -42,7 +42,8 @@ test: build image frontend $(TOOLS)/runsc tools clients ## everything: check, un
 	@scripts/check.sh
 	@scripts/test.sh
 
-bench: build image $(TOOLS)/runsc clients ## measure against a stock jupyter_server, write docs/performance.md
+bench: build image frontend $(TOOLS)/runsc clients ## measure against a stock jupyter_server, write docs/performance.md
+	@scripts/setup-clients.sh s3contents
 	go run ./bench -o docs/performance.md
 
 clean: ## remove bin; .cache stays (remove it by hand to start from nothing)
