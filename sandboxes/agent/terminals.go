@@ -30,11 +30,15 @@ const maxTerminalRequest = 16 << 10
 // hangUp is how long the processes of a terminal may take to leave after SIGHUP.
 const hangUp = time.Second
 
+// filesPatience is how long the first shell waits for the workspace's files.
+const filesPatience = 5 * time.Second
+
 // terminals is what an agent without a kernel keeps instead.
 type terminals struct {
 	*terminal.Set
 	agent  *Agent
 	starts chan func() // run on the thread that all shells are started from
+	files  sync.Once   // done when they were waited for
 }
 
 func newTerminals(a *Agent) *terminals {
@@ -104,6 +108,7 @@ func (t *terminals) end() {
 // shell describes the shell of a new terminal. It is no login shell: that would
 // take the image's PATH away.
 func (t *terminals) shell(cwd string) (*exec.Cmd, error) {
+	t.files.Do(t.awaitFiles)
 	o := &t.agent.opts
 	program := shellProgram(os.Getenv("SHELL"))
 	env := kernelEnv(os.Environ(), map[string]string{"TERM": "xterm-256color", "SHELL": program}, o.Config.Env, o)
@@ -116,6 +121,21 @@ func (t *terminals) shell(cwd string) (*exec.Cmd, error) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.User.UID, Gid: o.User.GID, Groups: []uint32{}}
 	}
 	return cmd, nil
+}
+
+// awaitFiles waits for the files that are to be there when the first shell
+// starts, its directory among them.
+func (t *terminals) awaitFiles() {
+	files := t.agent.files
+	if files == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), filesPatience)
+	defer cancel()
+	if err := files.WaitPulled(ctx); err != nil {
+		t.agent.opts.Log.Warn("a terminal starts without its files", "error", err.Error())
+	}
+	files.KernelStarted()
 }
 
 // shellProgram is the first program of those that one might want that exists.
