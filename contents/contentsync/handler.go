@@ -31,6 +31,7 @@ func (l *link) handler() http.Handler {
 		"GET " + agentapi.FilesManifest:     l.getManifest,
 		"GET " + agentapi.FilesChanges:      l.getChanges,
 		"GET " + agentapi.FilesContent:      l.getContent,
+		"POST " + agentapi.FilesContents:    l.postContents,
 		"PUT " + agentapi.FilesContent:      l.putContent,
 		"DELETE " + agentapi.FilesContent:   l.deleteContent,
 		"POST " + agentapi.FilesDirectory:   l.postDirectory,
@@ -93,15 +94,20 @@ func answer(w http.ResponseWriter, status int, v any) {
 // pathOf returns the path that a request is about.
 func pathOf(r *http.Request) (string, error) {
 	p := r.URL.Query().Get("path")
+	return p, checkPath(p)
+}
+
+// checkPath refuses what is no path of a file.
+func checkPath(p string) error {
 	if err := agentapi.CheckFilesPath(p); err != nil {
-		return "", &refused{http.StatusBadRequest, err.Error()}
+		return &refused{http.StatusBadRequest, err.Error()}
 	}
 	if clean, err := contents.Clean(p); err != nil {
-		return "", &refused{http.StatusBadRequest, err.Error()}
+		return &refused{http.StatusBadRequest, err.Error()}
 	} else if clean != p {
-		return "", &refused{http.StatusBadRequest, "the path is not clean"}
+		return &refused{http.StatusBadRequest, "the path is not clean"}
 	}
-	return p, nil
+	return nil
 }
 
 func entryOf(e contents.Entry) agentapi.FilesEntry {

@@ -28,6 +28,8 @@ import (
 //	GET    /changes            200 NDJSON of FilesChange: an empty one at once and every few seconds, and each change from the first on
 //	GET    /content?path=P     200 content with the headers ETag, and FilesExecutable if it is; 204 with FilesDirectory for a directory;
 //	                           304 when If-None-Match is its ETag; 404
+//	POST   /contents           200, for a JSON list of at most MaxFilesBatch paths: for each in turn a line of FilesEntry and, where that
+//	                           has an ETag, Size bytes of content; then a line with End. Without ETag: ask for it alone
 //	PUT    /content?path=P     200 FilesEntry; parents are made. If-Match: ETag or If-None-Match: *; 412 FilesEntry of what is there,
 //	                           without ETag when nothing is; 400 for a name that cannot be stored, 409 when a directory or file is in the way,
 //	                           413, 507 for the quota, 503 to try again
@@ -42,6 +44,7 @@ const (
 	FilesManifest  = "/manifest"
 	FilesChanges   = "/changes"
 	FilesContent   = "/content"
+	FilesContents  = "/contents"
 	FilesDirectory = "/directory"
 )
 
@@ -50,6 +53,12 @@ const (
 	FilesExecutableHeader = "Kernelgw-Executable" // "1"; of content, both ways
 	FilesDirectoryHeader  = "Kernelgw-Directory"  // "1"
 	FilesModifiedHeader   = "Kernelgw-Modified"   // seconds since 1970
+)
+
+// Limits of POST /contents.
+const (
+	MaxFilesBatch     = 256      // paths
+	MaxFilesBatchSize = 64 << 10 // bytes of each file
 )
 
 // FilesHeartbeat is how often a stream of changes says something.

@@ -77,11 +77,13 @@ type Syncer struct {
 	started chan struct{} // closed when the kernel was started
 	rescans chan chan struct{}
 	once    struct{ pulled, started sync.Once }
+	early   early
 
 	mu      sync.Mutex
 	using   *remote       // guarded by mu; the newest link
 	link    *remote       // guarded by mu; that link when it was compared with; nil while there is none
 	changed chan struct{} // guarded by mu; closed and replaced when link changes
+	first   []change      // guarded by mu; small files, for before
 	later   []change      // guarded by mu; large files, for after the start of the kernel
 	closed  bool          // guarded by mu
 	links   sync.WaitGroup
@@ -115,13 +117,7 @@ func New(o Options) (*Syncer, error) {
 		rescans: make(chan chan struct{}), changed: make(chan struct{}),
 	}
 	// What is here now came with the image: it is nobody's work.
-	s.watch.add("")
-	s.walk("", func(p string, st stat) {
-		s.table.set(p, synced{stat: st, kept: true})
-		if st.kind == directory {
-			s.watch.add(p)
-		}
-	})
+	s.walk("", func(p string, st stat) { s.table.set(p, synced{stat: st, kept: true}) })
 	return s, nil
 }
 
@@ -153,8 +149,9 @@ func (s *Syncer) Run(ctx context.Context) {
 
 // WaitPulled waits until what the kernel needs at its start is in the directory,
 // or ctx ends, or for as long as the configuration allows. It says what is
-// missing then.
+// missing then. From then on the directory is the kernel's.
 func (s *Syncer) WaitPulled(ctx context.Context) error {
+	defer s.begins()
 	select {
 	case <-s.pulled:
 		return nil
@@ -170,7 +167,10 @@ func (s *Syncer) WaitPulled(ctx context.Context) error {
 }
 
 // KernelStarted says that the kernel runs: large files may come now.
-func (s *Syncer) KernelStarted() { s.once.started.Do(func() { close(s.started) }) }
+func (s *Syncer) KernelStarted() {
+	s.begins()
+	s.once.started.Do(func() { close(s.started) })
+}
 
 // Status returns how the files are.
 func (s *Syncer) Status() agentapi.FilesStatus {
@@ -288,7 +288,7 @@ func (s *Syncer) follow(r *remote) error {
 	if _, ok := <-lines; !ok {
 		return <-failed
 	}
-	if err := s.compare(r); err != nil {
+	if err := s.compare(r, true); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -300,7 +300,7 @@ func (s *Syncer) follow(r *remote) error {
 	first := make(chan struct{})
 	go func() {
 		defer close(first)
-		s.pull(ctx)
+		s.pull(ctx, r)
 	}()
 	defer func() { <-first }()
 	defer cancel()
@@ -321,7 +321,7 @@ func (s *Syncer) follow(r *remote) error {
 			again = true
 		}
 		if again {
-			if err := s.compare(r); err != nil {
+			if err := s.compare(r, false); err != nil {
 				return err
 			}
 		}
@@ -330,10 +330,16 @@ func (s *Syncer) follow(r *remote) error {
 
 // compare asks about each path where the store is not as it was when both sides
 // were last the same. Before the kernel has started, large files are put off.
-func (s *Syncer) compare(r *remote) error {
+func (s *Syncer) compare(r *remote, initial bool) error {
 	known := s.table.remote()
 	at := time.Now()
-	var later []change
+	var first, later []change
+	early := initial && s.isEarly()
+	defer func() {
+		for _, c := range first { // it failed
+			s.queue.done(c, true)
+		}
+	}()
 	err := r.manifest(r.ctx, func(e agentapi.FilesEntry) {
 		if s.ignored(e.Path) {
 			return
@@ -343,9 +349,16 @@ func (s *Syncer) compare(r *remote) error {
 		if ok && tag == etagOf(e) {
 			return
 		}
-		c := change{path: e.Path, remote: true, size: e.Size, directory: e.Directory, at: at}
+		c := change{path: e.Path, remote: true, size: e.Size, etag: e.ETag, directory: e.Directory, at: at}
 		if e.Size >= s.o.Config.LargeBytes && !isClosed(s.started) {
 			later = append(later, c)
+			return
+		}
+		switch {
+		case s.queue.expects(e.Path, e.ETag), early && !ok && e.Directory && s.directoryEarly(e.Path):
+			return
+		case early && !ok && !e.Directory && e.Size <= agentapi.MaxFilesBatchSize && s.queue.reserve(c):
+			first = append(first, c)
 			return
 		}
 		s.queue.add(c)
@@ -357,18 +370,29 @@ func (s *Syncer) compare(r *remote) error {
 		s.queue.add(change{path: p, remote: true, at: at})
 	}
 	s.mu.Lock()
-	s.later = later
+	s.first, s.later = append(s.first, first...), later
 	s.mu.Unlock()
+	first = nil
 	return nil
 }
 
 // pull waits for what the kernel needs at its start, and then lets the large
 // files come.
-func (s *Syncer) pull(ctx context.Context) {
+func (s *Syncer) pull(ctx context.Context, r *remote) {
+	begin := time.Now()
+	s.mu.Lock()
+	first := s.first
+	s.first = nil
+	s.mu.Unlock()
+	s.pullEarly(ctx, r, first)
 	if !isClosed(s.pulled) && !s.queue.waitRemote(ctx) {
 		return
 	}
-	s.once.pulled.Do(func() { close(s.pulled) })
+	s.once.pulled.Do(func() {
+		files, _ := s.table.count()
+		s.o.Log.Info("files pulled", "files", files, "seconds", time.Since(begin).Seconds())
+		close(s.pulled)
+	})
 	select {
 	case <-s.started:
 	case <-ctx.Done():

@@ -14,6 +14,7 @@ type change struct {
 	remote    bool // something happened in the store
 	directory bool // it is one in the store
 	size      int64
+	etag      string        // of the file in the store, where that is known
 	tries     int           // how often in a row it could not be settled; set by the queue
 	after     time.Duration // not before that has passed; an earlier wish for the path is put off, up to settleAtMost
 	at        time.Time     // what after counts from; zero means now. Of those of one time, small files come first
@@ -28,7 +29,8 @@ type job struct {
 	again   bool
 	running bool
 	pulling bool // running because of the store
-	index   int // in the heap; -1 while running
+	early   bool // running in the first pull: there is nothing here yet
+	index   int  // in the heap; -1 while running
 }
 
 // queue holds the paths to ask about, each once. A path that is being worked on
@@ -87,6 +89,26 @@ func (q *queue) add(c change) {
 	q.notify()
 }
 
+// reserve takes a path for the first pull, if nobody asks about it: it counts as
+// being worked on, until done.
+func (q *queue) reserve(c change) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.jobs[c.path] != nil {
+		return false
+	}
+	q.jobs[c.path] = &job{change: change{path: c.path, size: c.size, etag: c.etag}, first: time.Now(), running: true, pulling: true, early: true, index: -1}
+	return true
+}
+
+// expects reports whether the first pull is about to bring that version of a file.
+func (q *queue) expects(p, etag string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	j := q.jobs[p]
+	return j != nil && j.early && j.etag == etag
+}
+
 // take waits for the next path that is due and returns what was asked.
 func (q *queue) take(ctx context.Context, large bool) (change, bool) {
 	for {
@@ -97,7 +119,7 @@ func (q *queue) take(ctx context.Context, large bool) (change, bool) {
 			j := l.waiting[0]
 			if wait = time.Until(j.due); wait <= 0 {
 				heap.Pop(&l.waiting)
-				j.running, j.pulling, j.again = true, j.remote, false
+				j.running, j.pulling, j.early, j.again = true, j.remote, false, false
 				c := j.change
 				c.tries = j.failed
 				j.local, j.remote = false, false
@@ -137,7 +159,7 @@ func (q *queue) done(c change, retry bool) {
 	defer q.mu.Unlock()
 	defer q.notify()
 	j := q.jobs[c.path]
-	j.running = false
+	j.running, j.early = false, false
 	switch {
 	case retry:
 		pause := min(retryFirst<<min(j.failed, 10), retryLast)
@@ -183,7 +205,7 @@ func (q *queue) count() (all, local int, bytes int64) {
 	defer q.mu.Unlock()
 	for _, j := range q.jobs {
 		bytes += j.size
-		if j.local || j.running {
+		if j.local || j.running && !j.early {
 			local++
 		}
 	}
@@ -192,7 +214,7 @@ func (q *queue) count() (all, local int, bytes int64) {
 
 // waitLocal waits until no path that changed here is left.
 func (q *queue) waitLocal(ctx context.Context) bool {
-	return q.wait(ctx, func(j *job) bool { return j.local || j.running })
+	return q.wait(ctx, func(j *job) bool { return j.local || j.running && !j.early })
 }
 
 // waitRemote waits until no path that changed in the store is left.

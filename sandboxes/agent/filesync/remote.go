@@ -2,6 +2,7 @@ package filesync
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -256,6 +257,48 @@ func (r *remote) get(ctx context.Context, p, known string) (*content, error) {
 		return nil, nil
 	}
 	return nil, refusal(resp)
+}
+
+// batch reads many small files in one answer and calls each for them, in order.
+// An entry without ETag is to be asked for alone.
+func (r *remote) batch(ctx context.Context, paths []string, each func(agentapi.FilesEntry, []byte)) error {
+	body, err := json.Marshal(paths)
+	if err != nil {
+		return err
+	}
+	resp, err := r.do(ctx, http.MethodPost, agentapi.FilesContents, "", bytes.NewReader(body), int64(len(body)), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return refusal(resp)
+	}
+	read := bufio.NewReaderSize(resp.Body, maxLine)
+	for {
+		line, err := read.ReadSlice('\n')
+		var e agentapi.FilesEntry
+		if err == nil {
+			err = json.Unmarshal(line, &e)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read files: %w", err)
+		}
+		if e.End {
+			return nil
+		}
+		if e.Size < 0 || e.Size > agentapi.MaxFilesBatchSize {
+			return errors.New("cannot read files: one is larger than it may be")
+		}
+		var content []byte
+		if e.ETag != "" {
+			content = make([]byte, e.Size)
+			if _, err := io.ReadFull(read, content); err != nil {
+				return fmt.Errorf("cannot read files: %w", err)
+			}
+		}
+		each(e, content)
+	}
 }
 
 // put writes a file to the store if that has it at the version known, or has

@@ -306,6 +306,49 @@ func (t *tree) place(d *draft, p string, before stat) (stat, error) {
 	return stat{}, errChanged
 }
 
+// create makes a file where there is none. It can be seen before it is whole: this
+// is for when nobody looks.
+func (t *tree) create(p string, content []byte, executable bool, modified time.Time) (stat, error) {
+	dir, name, err := t.parent(p)
+	if err != nil {
+		return stat{}, err
+	}
+	defer unix.Close(dir)
+	mode := uint32(0o644)
+	if executable {
+		mode = 0o755
+	}
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return stat{}, err
+	}
+	defer unix.Close(fd)
+	err = fill(fd, content, modified)
+	if err == nil && t.owner != nil {
+		err = unix.Fchown(fd, int(t.owner.UID), int(t.owner.GID))
+	}
+	var st unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
+		return stat{}, errors.Join(err, unix.Unlinkat(dir, name, 0))
+	}
+	return t.describe(&st), nil
+}
+
+func fill(fd int, content []byte, modified time.Time) error {
+	for len(content) > 0 {
+		n, err := unix.Write(fd, content)
+		if err != nil {
+			return err
+		}
+		content = content[n:]
+	}
+	at := unix.NsecToTimeval(modified.UnixNano())
+	return unix.Futimes(fd, []unix.Timeval{at, at})
+}
+
 // placed says what a draft looked like when it got its name: somebody may have
 // written to it since, which must be seen as a change.
 func (t *tree) placed(d *draft, made stat) (stat, error) {

@@ -25,6 +25,7 @@ type watcher struct {
 	mu     sync.Mutex
 	notify *fsnotify.Watcher   // guarded by mu; nil when there is none
 	dirs   map[string]struct{} // guarded by mu; paths that are watched
+	on     bool                // guarded by mu
 }
 
 func newWatcher(dir string) *watcher {
@@ -39,7 +40,7 @@ func newWatcher(dir string) *watcher {
 func (w *watcher) add(p string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, ok := w.dirs[p]; ok || w.notify == nil {
+	if _, ok := w.dirs[p]; ok || w.notify == nil || !w.on {
 		return false
 	}
 	if w.notify.Add(filepath.Join(w.dir, p)) != nil {
@@ -47,6 +48,14 @@ func (w *watcher) add(p string) bool {
 	}
 	w.dirs[p] = struct{}{}
 	return true
+}
+
+// enable begins to watch, with the directory itself. Before, add does nothing.
+func (w *watcher) enable() {
+	w.mu.Lock()
+	w.on = true
+	w.mu.Unlock()
+	w.add("")
 }
 
 // remove ends the watch of a directory and of all below it. One that was renamed
