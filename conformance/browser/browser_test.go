@@ -61,7 +61,7 @@ func compare(t *testing.T, name string, tell story) {
 				t.Error(err)
 			}
 		})
-		tell(t, launch(t, filepath.Join(artifacts(t), name+"-kernelgw"), ours), p)
+		tell(t, launch(t, filepath.Join(artifacts(t), name+"-kernelgw-"+servers.Driver()), ours), p)
 		told++
 	})
 	if told < 2 { // one of them failed, or was not asked for

@@ -200,7 +200,7 @@ func terminal(t *testing.T, b *tab, p *servers.Process) {
 	eventually(t, "a terminal in the list", func() bool {
 		return strings.Contains(string(p.Do(t, "GET", "api/terminals", nil).Want(t, 200).Body), `"name"`)
 	})
-	b.insert(t, "echo written $((40+2)) | tee "+name+".txt")
+	b.press(t, "echo written $((40+2)) | tee "+name+".txt")
 	b.press(t, kb.Enter)
 	eventually(t, "the file that the terminal writes", func() bool {
 		answer := p.Do(t, "GET", "files/"+name+".txt", nil)

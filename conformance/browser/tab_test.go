@@ -205,10 +205,29 @@ func (b *tab) insert(t *testing.T, text string) {
 	}
 }
 
-// press presses keys one after the other, together with modifiers.
+// press presses keys one after the other, together with modifiers. A key
+// brings its character along, so that a page that handles the key itself gets
+// no character besides, as with a keyboard.
 func (b *tab) press(t *testing.T, keys string, modifiers ...chromedp.Modifier) {
 	t.Helper()
-	b.do(t, "press", chromedp.KeyEvent(keys, chromedp.KeyModifiers(modifiers...)))
+	var held int64
+	for _, m := range modifiers {
+		held |= int64(m)
+	}
+	for _, key := range keys {
+		events := kb.Encode(key)
+		down, up := *events[0], *events[len(events)-1]
+		down.Modifiers |= held
+		up.Modifiers |= held
+		if len(events) == 3 && held&^int64(kb.ModifierShift) == 0 {
+			down.Text, down.UnmodifiedText = events[1].Text, events[1].UnmodifiedText
+		}
+		for _, event := range []input.DispatchKeyEventParams{down, up} {
+			if _, err := chromedp.Call(b.ctx, input.DispatchKeyEvent, event); err != nil {
+				t.Fatalf("cannot press a key: %v", err)
+			}
+		}
+	}
 }
 
 // menu chooses an entry of the main menu by its command and, unless it is "",
