@@ -35,7 +35,7 @@ func (s *Server) allowOrigin(c *call, allowed bool) {
 		return
 	}
 	h.Set("Access-Control-Allow-Origin", origin[0])
-	h.Set("Access-Control-Expose-Headers", "Location, Retry-After")
+	h.Set("Access-Control-Expose-Headers", "Location, Retry-After, ETag")
 	if s.o.AllowCredentials && s.origins.Listed(c.Request()) != "" {
 		h.Set("Access-Control-Allow-Credentials", "true")
 	}
@@ -45,7 +45,7 @@ func (s *Server) allowOrigin(c *call, allowed bool) {
 // origin itself is only named when it is listed.
 func (s *Server) preflight(c *call) error {
 	h := c.Response().Header()
-	h.Set("Access-Control-Allow-Headers", "accept, content-type, authorization, x-xsrftoken")
+	h.Set("Access-Control-Allow-Headers", "accept, content-type, authorization, x-xsrftoken, if-match, if-none-match")
 	h.Set("Access-Control-Allow-Methods", "GET, PUT, POST, PATCH, DELETE, OPTIONS")
 	return c.NoContent(http.StatusOK)
 }
