@@ -12,10 +12,15 @@ import (
 	"kernelgw/conformance/servers"
 )
 
-// lab starts "jupyter lab --gateway-url" over a gateway.
+// lab starts "jupyter lab --gateway-url" over a gateway, or a stock one when p
+// is nil.
 func lab(t *testing.T, p *servers.Process) *servers.Process {
 	t.Helper()
-	l, err := servers.Lab(t.Context(), &p.Server)
+	var kernels *probe.Server
+	if p != nil {
+		kernels = &p.Server
+	}
+	l, err := servers.Lab(t.Context(), kernels)
 	if err != nil {
 		t.Fatal(err)
 	}
