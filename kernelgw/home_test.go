@@ -23,6 +23,9 @@ func TestHomePageShowsAndStopsWhatRuns(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, page.body)
 		}
 	}
+	if csp := page.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "; default-src 'none'; style-src 'unsafe-inline'; ") || !strings.Contains(csp, "form-action 'self'") {
+		t.Errorf("the page's policy is %q", csp)
+	}
 	if strings.Contains(page.body, "<script") || strings.Contains(page.body, "bob") {
 		t.Errorf("the page holds what it should not:\n%s", page.body)
 	}
