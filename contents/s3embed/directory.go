@@ -229,13 +229,26 @@ func absent(err error) bool {
 // DeleteObject removes a version, or, when none is named, puts a delete marker
 // above the others.
 func (d *directory) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
-	key := aws.ToString(in.Key)
 	if aws.ToString(in.VersionId) != "" {
-		defer d.own(key)()
-		changed := *in
-		changed.Bucket = d.at(in.Bucket)
-		return d.files.DeleteObject(ctx, &changed)
+		out, err := d.removeVersion(ctx, in)
+		if err == nil {
+			err = d.syncRemoved(aws.ToString(in.Key))
+		}
+		return out, err
 	}
+	return d.mark(ctx, in)
+}
+
+// removeVersion removes a version for good. The caller syncs.
+func (d *directory) removeVersion(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
+	defer d.own(aws.ToString(in.Key))()
+	changed := *in
+	changed.Bucket = d.at(in.Bucket)
+	return d.files.DeleteObject(ctx, &changed)
+}
+
+// mark puts a delete marker above the versions of an object.
+func (d *directory) mark(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
 	if _, err := d.files.HeadObject(ctx, &s3.HeadObjectInput{Bucket: d.at(in.Bucket), Key: in.Key}); err != nil {
 		if absent(err) {
 			return &s3.DeleteObjectOutput{}, nil // as S3 answers
@@ -270,7 +283,14 @@ func (d *directory) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()
-			out, err := d.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: in.Bucket, Key: object.Key, VersionId: object.VersionId})
+			one := &s3.DeleteObjectInput{Bucket: in.Bucket, Key: object.Key, VersionId: object.VersionId}
+			var out *s3.DeleteObjectOutput
+			var err error
+			if aws.ToString(object.VersionId) != "" {
+				out, err = d.removeVersion(ctx, one)
+			} else {
+				out, err = d.mark(ctx, one)
+			}
 			if err != nil {
 				e := s3err.ObjectDeleteError(object.Key, object.VersionId, err)
 				failed[i] = &e
@@ -283,7 +303,16 @@ func (d *directory) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput
 		})
 	}
 	group.Wait()
+	var removed []string
+	for _, object := range in.Delete.Objects {
+		if aws.ToString(object.VersionId) != "" {
+			removed = append(removed, aws.ToString(object.Key))
+		}
+	}
 	var result s3response.DeleteResult
+	if err := d.syncRemoved(removed...); err != nil {
+		return result, err
+	}
 	for i := range deleted {
 		if deleted[i] != nil {
 			result.Deleted = append(result.Deleted, *deleted[i])

@@ -36,9 +36,7 @@ func (d *directory) replacing(key string) (*replacement, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(key))
-	name := hex.EncodeToString(sum[:])
-	r.old = filepath.Join(d.versions, name[:2], name[2:4], name[4:6], name, string(version))
+	r.old = filepath.Join(d.versionsOf(key), string(version))
 	r.oldAbove = existing(filepath.Dir(r.old), d.versions)
 	r.oldTime = before.ModTime()
 	return r, nil
@@ -70,6 +68,29 @@ func (r *replacement) done() error {
 		return notSynced(err)
 	}
 	return nil
+}
+
+// syncRemoved makes the removal of versions of objects last. A directory that held
+// several is synced once.
+func (d *directory) syncRemoved(keys ...string) error {
+	directories := map[string]bool{}
+	for _, key := range keys {
+		directories[existing(filepath.Dir(filepath.Join(d.bucket, key)), d.bucket)] = true
+		directories[existing(d.versionsOf(key), d.versions)] = true
+	}
+	for path := range directories {
+		if err := syncOne(path); err != nil {
+			return notSynced(err)
+		}
+	}
+	return nil
+}
+
+// versionsOf returns the directory of the older versions of an object.
+func (d *directory) versionsOf(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	name := hex.EncodeToString(sum[:])
+	return filepath.Join(d.versions, name[:2], name[2:4], name[4:6], name)
 }
 
 // syncUp syncs a file and the directories above it up to and with one.

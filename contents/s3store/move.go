@@ -160,7 +160,7 @@ func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, 
 	group.SetLimit(parallel)
 	for i, f := range t.files {
 		group.Go(func() (err error) {
-			moved[i], err = s.moveFile(groupCtx, w, j, f, below[f.path], t.rebased(f.path, j.To), again)
+			moved[i], err = s.moveFile(groupCtx, w, j, f, below[f.path].link, t.rebased(f.path, j.To), again)
 			return err
 		})
 	}
@@ -174,14 +174,7 @@ func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, 
 	if err != nil {
 		return err
 	}
-	if err := s.removeTree(ctx, w, t); err != nil {
-		return err
-	}
-	ids := make([]identifier, len(moved))
-	for i, m := range moved {
-		ids[i] = m.from
-	}
-	if err := s.removeAll(ctx, ids); err != nil {
+	if err := s.leave(ctx, w, t, below); err != nil {
 		return err
 	}
 	if err := s.remove(ctx, s.journalKey(w, j.id)); err != nil {
@@ -244,34 +237,43 @@ func (s *Store) relocate(ctx context.Context, w *workspace, f treeFile, below li
 	return m, err
 }
 
-// belowLatest returns, by path, the versions that are below the latest of the
-// files of a tree.
-func (s *Store) belowLatest(ctx context.Context, w *workspace, t *tree) (map[string]link, error) {
-	below := map[string]link{}
-	if len(t.directories) == 0 {
-		for _, f := range t.files {
-			all, err := s.versionsOf(ctx, w, f.path)
-			if err != nil {
-				return nil, err
-			}
-			if l := belowVersion(all, f); l.Path != "" {
-				below[f.path] = l
-			}
-		}
-		return below, nil
-	}
+// under is what is below the latest version of a file, at its path.
+type under struct {
+	link       // the next version of the file; nothing when that is a deletion
+	alone bool // nothing is below, not even a deletion
+}
+
+// belowLatest returns what is below the latest versions of the files of a tree,
+// by path.
+func (s *Store) belowLatest(ctx context.Context, w *workspace, t *tree) (map[string]under, error) {
 	base := s.base(w.name) + filesPart
+	prefix := base + directoryKey(t.root)
+	if len(t.directories) == 0 {
+		prefix = base + fileKey(t.root)
+	}
+	below := make(map[string]under, len(t.files))
 	byKey := make(map[string]treeFile, len(t.files))
 	for _, f := range t.files {
+		below[f.path] = under{alone: true}
 		byKey[base+fileKey(f.path)] = f
 	}
 	var above seenVersion
-	for v, err := range s.versions(ctx, base+directoryKey(t.root)) {
+	for v, err := range s.versions(ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}
-		if f, ok := byKey[v.key]; ok && above.key == v.key && above.version == f.version && !v.deleted {
-			below[f.path] = link{Path: f.path, Version: v.version, At: v.modified}
+		f, ok := byKey[v.key]
+		switch {
+		case !ok && len(t.directories) == 0:
+			return below, nil // those of longer keys follow
+		case ok && v.version != f.version:
+			u := under{}
+			if above.key == v.key && above.version == f.version && !v.deleted {
+				u.link = link{Path: f.path, Version: v.version, At: v.modified}
+			} else {
+				u.link = below[f.path].link
+			}
+			below[f.path] = u
 		}
 		above = v
 	}
@@ -286,6 +288,30 @@ func belowVersion(all []seenVersion, f treeFile) link {
 		return link{}
 	}
 	return link{Path: f.path, Version: all[i+1].version, At: all[i+1].modified}
+}
+
+// leave removes a tree that was moved. What is below a file stays, for its
+// history, under a deletion; its latest version goes, for it is there twice.
+func (s *Store) leave(ctx context.Context, w *workspace, t *tree, below map[string]under) error {
+	var first, second []identifier
+	for _, f := range t.files {
+		id := identifier{key: s.base(w.name) + filesPart + fileKey(f.path)}
+		s.known.forget(id.key)
+		version := identifier{id.key, f.version}
+		if below[f.path].alone {
+			first = append(first, version)
+		} else {
+			first = append(first, id)
+			second = append(second, version)
+		}
+	}
+	if err := s.removeAll(ctx, first); err != nil {
+		return err
+	}
+	if err := s.removeAll(ctx, second); err != nil {
+		return err
+	}
+	return s.unmark(ctx, w, t)
 }
 
 // moveMark tells a copy that a move has made, and of which version.

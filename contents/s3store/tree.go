@@ -113,9 +113,11 @@ func (s *Store) removeTree(ctx context.Context, w *workspace, t *tree) error {
 	} else if err := s.removeAll(ctx, ids); err != nil {
 		return err
 	}
-	if len(t.directories) == 0 {
-		return nil
-	}
+	return s.unmark(ctx, w, t)
+}
+
+// unmark removes the markers of the directories of a tree, from below.
+func (s *Store) unmark(ctx context.Context, w *workspace, t *tree) error {
 	markers := make([]identifier, len(t.directories))
 	for i, path := range t.directories {
 		markers[len(markers)-1-i].key = s.base(w.name) + filesPart + markerKey(path)
