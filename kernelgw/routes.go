@@ -49,6 +49,20 @@ func row(method, path string, access auth.Access, mounts []Mount, doc string, ha
 
 func (r Route) streaming() Route { r.streams = true; return r }
 
+// traits says what is special about a route, in words of docs/routes.md.
+func (r Route) traits() (list []string) {
+	if r.private {
+		list = append(list, "same site")
+	}
+	if r.form {
+		list = append(list, "form")
+	}
+	if r.streams {
+		list = append(list, "streams")
+	}
+	return list
+}
+
 func (r Route) byForm() Route { r.form = true; return r }
 
 func (r Route) sameSite() Route { r.private = true; return r }
@@ -169,6 +183,8 @@ A trailing slash is accepted everywhere, unknown query keys are ignored, and eve
 
 Access: **public** is served to anyone; without valid credentials, **api** answers 403 with a JSON body, **page** redirects
 to the login page, **socket** answers 403 before the upgrade. Another user's workspace, kernel or session answers 404.
+**Same site**: a page of another site may not even read it with the user's cookie. **Form**: the form repeats the XSRF cookie.
+**Streams**: bodies are not bounded by the 1 MiB of others, and may take long as long as they move.
 
 | Method | Path | Access | Mounts | What |
 |---|---|---|---|---|
@@ -183,7 +199,7 @@ to the login page, **socket** answers 403 before the upgrade. Another user's wor
 			mounts[i] = names[m]
 		}
 		b.WriteString("| " + strings.Join([]string{
-			r.Method, "`/" + r.Path + "`", string(r.Access), strings.Join(mounts, ", "), r.Doc,
+			r.Method, "`/" + r.Path + "`", strings.Join(append([]string{string(r.Access)}, r.traits()...), ", "), strings.Join(mounts, ", "), r.Doc,
 		}, " | ") + " |\n")
 	}
 	return b.String()
