@@ -207,16 +207,17 @@ func getText(w http.ResponseWriter, m *model, e Entry, q query, content *spool, 
 
 // getNotebook answers with a notebook as clients read it.
 func (h *Handlers) getNotebook(w http.ResponseWriter, r *http.Request, at At, m *model, e Entry, content *spool) error {
-	nb, err := openNotebook(content)
-	if err != nil {
-		return unreadable(e.Path, err)
-	}
 	joined := h.spool(max(2*e.Size, 1<<20) + h.o.MaxFileBytes)
 	defer joined.Close()
 	joined.expect(e.Size)
-	wrong, err := nb.present(joined, h.trusts(r.Context(), at, e.SHA256))
+	trusted := h.trusts(r.Context(), at, e.SHA256)
+	var wrong string
+	err := h.convert(r.Context(), e.Path, content, func(nb *notebook) (err error) {
+		wrong, err = nb.present(joined, trusted)
+		return err
+	})
 	if err != nil {
-		return unreadable(e.Path, err)
+		return err
 	}
 	if wrong != "" {
 		m.Message = validationMessage(wrong)

@@ -5,7 +5,9 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -65,6 +67,11 @@ type Handlers struct {
 	skim sync.Pool // *bufio.Reader of bodies
 	seed maphash.Seed
 
+	inMemory atomic.Int64 // bytes of all spools
+	// converting holds one for each notebook that is being converted: more at once
+	// than there are processors would only need more memory.
+	converting chan struct{}
+
 	trusting [64]sync.Mutex // by person and document: who adds to one holds it
 
 	mu      sync.Mutex
@@ -92,5 +99,8 @@ func New(o Options) *Handlers {
 	if o.Observe == nil {
 		o.Observe = func(string, string, string, string) {}
 	}
-	return &Handlers{o: o, seed: maphash.MakeSeed(), uploads: map[uploadKey]*upload{}}
+	return &Handlers{
+		o: o, seed: maphash.MakeSeed(), uploads: map[uploadKey]*upload{},
+		converting: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"kernelgw/contents"
@@ -194,6 +195,34 @@ func TestLargeFilesNeedLittleMemory(t *testing.T) {
 	check("reading it as base64")
 	s.api("PUT", "text.txt", repeated(`{"type":"file","format":"text","content":"`, 300<<10, func(int) string { return line }, `"}`)).want(201).wantField("size", 300<<20)
 	check("saving 300 MB of text at once")
+}
+
+func TestManyLargeSavesAtOnceNeedLittleMemory(t *testing.T) {
+	if raceDetector || testing.Short() {
+		t.Skip("measures memory")
+	}
+	const limit = 120 // MiB, of which forty clients need some
+	store := &diskStore{contentstest.NewFake(), t.TempDir()}
+	s := serve(t, func(o *contents.Options) { o.Store = store })
+	line := strings.Repeat("0123456789abcdef", 64)
+	body := save(notebookOf(codeCell("a", "{}", `{"output_type":"stream","name":"stdout","text":"`+strings.Repeat(line, 5<<10)+`"}`)))
+	resident(t)
+	var done sync.WaitGroup
+	for i := range 40 {
+		done.Go(func() {
+			path := fmt.Sprint(i, ".ipynb")
+			s.api("PUT", path, body).want(201)
+			if n := s.download("/api/contents/" + path); n < 5<<20 {
+				t.Errorf("read %d bytes", n)
+			}
+		})
+	}
+	done.Wait()
+	if got := resident(t); got > limit {
+		t.Errorf("%d MiB were resident, want at most %d", got, limit)
+	} else {
+		t.Logf("%d MiB", got)
+	}
 }
 
 func TestABombOfValuesIsRefused(t *testing.T) {

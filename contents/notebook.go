@@ -3,6 +3,7 @@ package contents
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -42,6 +43,28 @@ func unreadable(path string, err error) error {
 		return spoolFailed(err)
 	}
 	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("Unreadable Notebook: %s: %v", path, err), Cause: err}
+}
+
+// convert calls f with a notebook, and lets its text go from memory afterwards. An
+// error is an answer about the path.
+func (h *Handlers) convert(ctx context.Context, path string, text *spool, f func(nb *notebook) error) error {
+	select {
+	case h.converting <- struct{}{}:
+	case <-ctx.Done():
+		return failed(ctx.Err(), path)
+	}
+	defer func() {
+		text.Close()
+		<-h.converting
+	}()
+	nb, err := openNotebook(text)
+	if err == nil {
+		err = f(nb)
+	}
+	if err != nil {
+		return unreadable(path, err)
+	}
+	return nil
 }
 
 // openNotebook finds the members of a notebook. It looks at no cell.

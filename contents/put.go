@@ -165,18 +165,17 @@ func (p *putting) notebook(w http.ResponseWriter, r *http.Request) error {
 // saveNotebook stores a notebook in the form of files, remembers whether its author
 // trusts it, and sees to it that it has a checkpoint.
 func (h *Handlers) saveNotebook(ctx context.Context, p *putting) (e Entry, wrong string, err error) {
-	nb, err := openNotebook(p.content)
-	if err != nil {
-		return e, "", unreadable(p.path, err)
-	}
 	file := h.spool(h.o.MaxFileBytes)
 	defer file.Close()
-	file.expect(p.content.size + p.content.size/8)
-	wrong, trusted, err := nb.store(file)
+	file.expect(p.content.size)
+	trusted := false
+	err = h.convert(ctx, p.path, p.content, func(nb *notebook) (err error) {
+		wrong, trusted, err = nb.store(file)
+		return err
+	})
 	if err != nil {
-		return e, "", unreadable(p.path, err)
+		return e, "", err
 	}
-	p.content.Close() // its memory is free while the storage works
 	if e, err = p.store(ctx, file.reader()); err != nil {
 		return e, "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -13,6 +14,9 @@ const (
 	// spoolMemory is how much of a spool is in memory. A notebook of ordinary
 	// size stays there.
 	spoolMemory = 8 << 20
+	// spoolsMemory is how much of all spools together is in memory. What comes
+	// when it is full goes to files at once.
+	spoolsMemory = 16 << 20
 	// spoolWindow is how much of a mapped file is walked through before its pages
 	// are let go.
 	spoolWindow = 4 << 20
@@ -26,12 +30,14 @@ type spool struct {
 	limit  int64 // bytes that it may hold
 	size   int64
 	memory []byte
+	all    *atomic.Int64 // what all spools hold in memory; nil: that does not matter
+	mine   int64         // of it
 	file   *os.File
 	mapped []byte
 }
 
 func (h *Handlers) spool(limit int64) *spool {
-	return &spool{dir: h.o.SpoolDir, limit: limit}
+	return &spool{dir: h.o.SpoolDir, limit: limit, all: &h.inMemory}
 }
 
 // Write implements io.Writer. *tooLargeError when it is full.
@@ -40,7 +46,7 @@ func (s *spool) Write(p []byte) (int, error) {
 		return 0, &tooLargeError{s.limit}
 	}
 	s.size += int64(len(p))
-	if s.file == nil && s.size <= spoolMemory {
+	if s.file == nil && s.size <= spoolMemory && s.reserve(s.size) {
 		s.memory = append(s.memory, p...)
 		return len(p), nil
 	}
@@ -56,9 +62,31 @@ func (s *spool) Write(p []byte) (int, error) {
 
 // expect makes room for so many bytes, which is a guess.
 func (s *spool) expect(n int64) {
-	if n > 0 && n <= spoolMemory && s.memory == nil {
-		s.memory = make([]byte, 0, n+n/8)
+	if n += n / 8; n > 0 && n <= spoolMemory && s.memory == nil && s.reserve(n) {
+		s.memory = make([]byte, 0, n)
 	}
+}
+
+// reserve counts n bytes of memory, if there are so many for spools.
+func (s *spool) reserve(n int64) bool {
+	more := n - s.mine
+	if more <= 0 || s.all == nil {
+		return true
+	}
+	if s.all.Add(more) > spoolsMemory {
+		s.all.Add(-more)
+		return false
+	}
+	s.mine += more
+	return true
+}
+
+// free lets go what is in memory.
+func (s *spool) free() {
+	if s.all != nil {
+		s.all.Add(-s.mine)
+	}
+	s.memory, s.mine = nil, 0
 }
 
 // toFile moves what is in memory to a file.
@@ -77,7 +105,7 @@ func (s *spool) toFile() error {
 	if _, err := file.Write(s.memory); err != nil {
 		return fmt.Errorf("cannot spool: %w", err)
 	}
-	s.memory = nil
+	s.free()
 	return nil
 }
 
@@ -134,7 +162,7 @@ func (s *spool) Close() {
 		s.file.Close()
 		s.file = nil
 	}
-	s.memory = nil
+	s.free()
 }
 
 // tooLargeError says that a file is larger than this server takes.

@@ -20,7 +20,7 @@ if command -v gcc >/dev/null 2>&1; then
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $units
 	step "what the race detector would distort: memory and allocations of splice and contents"
 	go test -count=1 ./kernelgw/splice
-	go test -count=1 -run 'LargeFiles|Bomb' ./contents
+	go test -count=1 -run 'Large|Bomb' ./contents
 else
 	echo "!! NOT CHECKED: data races: the race detector needs a C compiler (gcc), and there is none" >&2
 	go test -count=1 -timeout 20m $units
