@@ -61,7 +61,7 @@ func (d *directory) enableVersioning() error {
 // at returns how the bucket is called by files.
 func (d *directory) at(bucket *string) *string {
 	if aws.ToString(bucket) != bucketName {
-		missing := bucketName + "-unknown"
+		missing := d.bucket + "-unknown" // a path where nothing is
 		return &missing
 	}
 	return &d.bucket
