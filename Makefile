@@ -6,7 +6,7 @@ TOOLS := .cache/tools/bin
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 RUN_FLAGS ?=
 
-.PHONY: help build image frontend run test check bench clients tools clean
+.PHONY: help build image frontend run test soak check bench clients tools clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -41,6 +41,11 @@ check: tools ## formatters, linters, import rules, generated docs, known vulnera
 test: build image frontend $(TOOLS)/runsc tools clients ## everything: check, unit and race tests, real kernels, real clients
 	@scripts/check.sh
 	@scripts/test.sh
+
+SOAK_CYCLES ?= 1000
+
+soak: ## start and stop sandboxes with random writes, a thousand times (SOAK_CYCLES=n); files must be the same at the end
+	@KERNELGW_SOAK_CYCLES=$(SOAK_CYCLES) go test -v -count=1 -timeout 4h -run 'Cycles|StopAndStart' ./sandboxes/agent/filesync ./contents/contentsync
 
 bench: build image frontend $(TOOLS)/runsc clients ## measure against a stock jupyter_server, write docs/performance.md
 	@scripts/setup-clients.sh s3contents

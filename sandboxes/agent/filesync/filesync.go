@@ -53,7 +53,8 @@ const (
 	rescanEvery  = 30 * time.Second       // where inotify misses something
 	resyncEvery  = 5 * time.Minute        // where another gateway changed something
 	retryFirst   = 100 * time.Millisecond
-	retryLast    = 30 * time.Second
+	retrySoon    = time.Second      // at the latest, where nothing failed
+	retryLast    = 30 * time.Second // at the latest
 )
 
 // Transfers that go on at a time.
@@ -337,7 +338,7 @@ func (s *Syncer) compare(r *remote, initial bool) error {
 	early := initial && s.isEarly()
 	defer func() {
 		for _, c := range first { // it failed
-			s.queue.done(c, true)
+			s.queue.done(c, retryLast)
 		}
 	}()
 	err := r.manifest(r.ctx, func(e agentapi.FilesEntry) {

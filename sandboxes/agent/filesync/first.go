@@ -72,7 +72,7 @@ func (s *Syncer) pullBatch(ctx context.Context, r *remote, batch []change) {
 			c, ok := open[e.Path]
 			if ok && e.ETag != "" && s.createEarly(e, content) {
 				delete(open, e.Path)
-				s.queue.done(c, false)
+				s.queue.done(c, 0)
 			}
 		})
 		if err != nil {
@@ -80,7 +80,7 @@ func (s *Syncer) pullBatch(ctx context.Context, r *remote, batch []change) {
 		}
 	}
 	for _, c := range open {
-		s.queue.done(c, true)
+		s.queue.done(c, retryLast)
 	}
 }
 

@@ -28,9 +28,9 @@ type job struct {
 	failed  int // in a row
 	again   bool
 	running bool
-	pulling bool // running because of the store
-	early   bool // running in the first pull: there is nothing here yet
-	index   int  // in the heap; -1 while running
+	asked   change // while running: what for
+	early   bool   // running in the first pull: there is nothing here yet
+	index   int    // in the heap; -1 while running
 }
 
 // queue holds the paths to ask about, each once. A path that is being worked on
@@ -97,7 +97,10 @@ func (q *queue) reserve(c change) bool {
 	if q.jobs[c.path] != nil {
 		return false
 	}
-	q.jobs[c.path] = &job{change: change{path: c.path, size: c.size, etag: c.etag}, first: time.Now(), running: true, pulling: true, early: true, index: -1}
+	q.jobs[c.path] = &job{
+		change: change{path: c.path, size: c.size, etag: c.etag}, first: time.Now(), index: -1,
+		running: true, asked: c, early: true,
+	}
 	return true
 }
 
@@ -119,9 +122,9 @@ func (q *queue) take(ctx context.Context, large bool) (change, bool) {
 			j := l.waiting[0]
 			if wait = time.Until(j.due); wait <= 0 {
 				heap.Pop(&l.waiting)
-				j.running, j.pulling, j.early, j.again = true, j.remote, false, false
 				c := j.change
 				c.tries = j.failed
+				j.running, j.asked, j.again = true, c, false
 				j.local, j.remote = false, false
 				l.call()
 				q.mu.Unlock()
@@ -152,17 +155,19 @@ func (l *line) call() {
 	}
 }
 
+func (j *job) changedHere() bool { return j.local || j.running && j.asked.local }
+
 // done says that a path was worked on. What could not be done is tried again
-// after a while; the while grows.
-func (q *queue) done(c change, retry bool) {
+// after a while; the while grows up to longest, and there is no trying with zero.
+func (q *queue) done(c change, longest time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	defer q.notify()
 	j := q.jobs[c.path]
 	j.running, j.early = false, false
 	switch {
-	case retry:
-		pause := min(retryFirst<<min(j.failed, 10), retryLast)
+	case longest > 0:
+		pause := min(retryFirst<<min(j.failed, 10), longest)
 		j.failed++
 		j.local, j.remote = j.local || c.local, j.remote || c.remote
 		j.due = time.Now().Add(pause)
@@ -205,7 +210,7 @@ func (q *queue) count() (all, local int, bytes int64) {
 	defer q.mu.Unlock()
 	for _, j := range q.jobs {
 		bytes += j.size
-		if j.local || j.running && !j.early {
+		if j.changedHere() {
 			local++
 		}
 	}
@@ -214,12 +219,12 @@ func (q *queue) count() (all, local int, bytes int64) {
 
 // waitLocal waits until no path that changed here is left.
 func (q *queue) waitLocal(ctx context.Context) bool {
-	return q.wait(ctx, func(j *job) bool { return j.local || j.running && !j.early })
+	return q.wait(ctx, (*job).changedHere)
 }
 
 // waitRemote waits until no path that changed in the store is left.
 func (q *queue) waitRemote(ctx context.Context) bool {
-	return q.wait(ctx, func(j *job) bool { return j.remote || j.running && j.pulling })
+	return q.wait(ctx, func(j *job) bool { return j.remote || j.running && j.asked.remote })
 }
 
 func (q *queue) wait(ctx context.Context, any func(*job) bool) bool {

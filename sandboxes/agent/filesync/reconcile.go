@@ -20,7 +20,7 @@ func (s *Syncer) work(ctx context.Context, large bool) {
 		}
 		r := s.linked(ctx)
 		if r == nil {
-			s.queue.done(c, true)
+			s.queue.done(c, retryLast)
 			return
 		}
 		err := s.reconcile(r, c)
@@ -30,7 +30,14 @@ func (s *Syncer) work(ctx context.Context, large bool) {
 				s.notices.say("disk", "files of the workspace cannot be brought here: the sandbox's disk is full")
 			}
 		}
-		s.queue.done(c, err != nil)
+		switch {
+		case err == nil:
+			s.queue.done(c, 0)
+		case errors.Is(err, errAgain), errors.Is(err, errChanged):
+			s.queue.done(c, retrySoon)
+		default:
+			s.queue.done(c, retryLast)
+		}
 	}
 }
 
