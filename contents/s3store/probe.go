@@ -55,7 +55,7 @@ func (r *Report) Unusable() error {
 func Probe(ctx context.Context, client *s3.Client, bucket, prefix string) (*Report, error) {
 	p := &probe{
 		s:    &Store{client: tuned(client), bucket: bucket, quirks: quirks{createsOverDeleted: true}},
-		base: prefix + "v1/!probe/" + rand.Text() + "/",
+		base: prefix + probePart + rand.Text() + "/",
 		r:    &Report{},
 	}
 	if err := p.reach(ctx); err != nil {
@@ -72,6 +72,9 @@ func Probe(ctx context.Context, client *s3.Client, bucket, prefix string) (*Repo
 	}
 	return p.r, nil
 }
+
+// probePart is where probes have their objects; no workspace is called so.
+const probePart = "v1/!probe/"
 
 // emptyETag is the ETag of no content.
 const emptyETag = "d41d8cd98f00b204e9800998ecf8427e"

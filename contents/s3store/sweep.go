@@ -89,7 +89,24 @@ func (s *Store) Sweep(ctx context.Context) error {
 	if err := s.sweepOwn(ctx, s.prefix+documentsPart); err != nil {
 		errs = append(errs, fmt.Errorf("cannot sweep documents: %w", err))
 	}
+	if err := s.sweepProbes(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("cannot sweep what probes left: %w", err))
+	}
 	return errors.Join(errs...)
+}
+
+// sweepProbes removes the objects of probes that were killed.
+func (s *Store) sweepProbes(ctx context.Context) error {
+	var ids []identifier
+	for v, err := range s.versions(ctx, s.prefix+probePart) {
+		if err != nil {
+			return err
+		}
+		if time.Since(v.modified) > time.Hour {
+			ids = append(ids, identifier{v.key, v.version})
+		}
+	}
+	return s.removeAll(ctx, ids)
 }
 
 func (s *Store) sweepWorkspace(ctx context.Context, name string) error {
