@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -504,6 +505,58 @@ func TestASlowScreenIsDroppedWithAReasonAndTheOthersGoOn(t *testing.T) {
 	}
 	again := r.look(name)
 	again.shows("done2")
+}
+
+// A laptop that went to sleep in front of a build does not stop the build.
+func TestAProgramIsNotHeldUpByTheOnlyScreenThatDoesNotRead(t *testing.T) {
+	r := startTerminals(t, nil)
+	name := r.newTerminal()
+	asleep := r.dialTerminal(name)
+	defer asleep.Close()
+	if err := asleep.WriteJSON([]string{"stdin", "yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 3000000; touch built\r"}); err != nil {
+		t.Fatal(err)
+	}
+	built := filepath.Join(r.agent.opts.Home, "built")
+	defer os.Remove(built)
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(built); err == nil {
+			break
+		}
+		if time.Since(begin) > patience {
+			t.Fatal("the program waits for ever")
+		}
+	}
+}
+
+func TestScreensAreLimitedAndMayLie(t *testing.T) {
+	r := startTerminals(t, nil)
+	name := r.newTerminal()
+	first := r.look(name)
+	for _, lie := range []string{"", "x", "-1", "99999999999999999999999", "9223372036854775807", strings.Repeat("9", 125)} {
+		if err := first.ws.WriteControl(websocket.PongMessage, []byte(lie), time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 15 {
+		r.look(name).until("set up", func(_ string, s *screen) bool { return s.first != "" })
+	}
+	refused := r.look(name)
+	<-refused.ended
+	if refused.closed != websocket.CloseTryAgainLater {
+		t.Errorf("one too many: code %d, %v", refused.closed, refused.err)
+	}
+	if err := refused.ws.Close(); err != nil {
+		t.Log(err)
+	}
+	first.typed("echo works$((1+1))\r")
+	first.shows("works2")
+	// A message that is too long ends only its own socket.
+	long := r.look(name)
+	first.until("alone", func(string, *screen) bool { return true })
+	_ = long.ws.WriteMessage(websocket.TextMessage, []byte(`["stdin","`+strings.Repeat("x", 2<<20)+`"]`))
+	<-long.ended
+	first.typed("echo still$((1+1))\r")
+	first.shows("still2")
 }
 
 func TestReplayIsBoundedAndBeginsWithALine(t *testing.T) {

@@ -142,8 +142,8 @@ func (t *terminal) wait(d time.Duration) {
 }
 
 // waitForViewers waits while all who look have much before them: the fastest
-// sets the pace, so that neither a slow one nor one that has gone to sleep
-// stalls the others.
+// sets the pace, so that a slow one does not stall the others. When none makes
+// progress they have gone to sleep, and the program goes on without them.
 func (t *terminal) waitForViewers() {
 	if !t.crowded() {
 		return
@@ -155,10 +155,20 @@ func (t *terminal) waitForViewers() {
 		case <-t.drawn:
 			patience.Reset(viewerPatience)
 		case <-patience.C:
-			return
+			t.dropAll()
 		case <-t.dying:
 			return
 		}
+	}
+}
+
+// dropAll leaves all who look.
+func (t *terminal) dropAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for v := range t.viewers {
+		v.drop()
+		t.leave(v)
 	}
 }
 

@@ -107,15 +107,26 @@ func (v *viewer) offer(text string) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if len(v.pending)+len(text) > maxPending {
-		v.pending = nil
-		v.farewell = &farewell{code: websocket.CloseTryAgainLater, reason: "too slow for the output; reconnect"}
-		_ = v.ws.NetConn().SetWriteDeadline(time.Now().Add(closeTime))
-		v.call()
+		v.dropLocked()
 		return false
 	}
 	v.pending = append(v.pending, text...)
 	v.call()
 	return true
+}
+
+// drop leaves a viewer that is too slow, with what it has not got.
+func (v *viewer) drop() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.dropLocked()
+}
+
+func (v *viewer) dropLocked() {
+	v.pending = nil
+	v.farewell, v.until = &farewell{code: websocket.CloseTryAgainLater, reason: "too slow for the output; reconnect"}, time.Now().Add(closeTime)
+	_ = v.ws.NetConn().SetWriteDeadline(v.until) // of a write under way
+	v.call()
 }
 
 func (v *viewer) hasRoom() bool {
