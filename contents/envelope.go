@@ -2,15 +2,12 @@ package contents
 
 import (
 	"bufio"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
 )
 
 const (
@@ -308,156 +305,4 @@ func unexpected(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// unescape copies the text of a JSON string, whose quote was read.
-func (d *envelopeReader) unescape(w io.Writer) error {
-	for {
-		piece, err := d.piece()
-		if err != nil {
-			return err
-		}
-		n := 0
-		for n < len(piece) && piece[n] != '"' && piece[n] != '\\' && piece[n] >= ' ' {
-			n++
-		}
-		if _, err := w.Write(piece[:n]); err != nil {
-			return err
-		}
-		if n == len(piece) {
-			d.discard(n)
-			continue
-		}
-		c := piece[n]
-		d.discard(n + 1)
-		switch {
-		case c == '"':
-			return nil
-		case c != '\\':
-			return notJSON("a control character in a string")
-		}
-		if err := d.escape(w); err != nil {
-			return err
-		}
-	}
-}
-
-var escapes = map[byte]string{'"': `"`, '\\': `\`, '/': "/", 'b': "\b", 'f': "\f", 'n': "\n", 'r': "\r", 't': "\t"}
-
-func (d *envelopeReader) escape(w io.Writer) error {
-	c, err := d.r.ReadByte()
-	if err != nil {
-		return unexpected(err)
-	}
-	if c != 'u' {
-		text, ok := escapes[c]
-		if !ok {
-			return notJSON(`\%c in a string`, c)
-		}
-		_, err = io.WriteString(w, text)
-		return err
-	}
-	r, err := d.hex()
-	if err != nil {
-		return err
-	}
-	if utf16.IsSurrogate(r) {
-		next, err := d.r.Peek(2)
-		if err != nil || string(next) != `\u` {
-			return notJSON("half of a character in a string")
-		}
-		d.discard(2)
-		low, err := d.hex()
-		if err != nil {
-			return err
-		}
-		if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
-			return notJSON("half of a character in a string")
-		}
-	}
-	_, err = w.Write(utf8.AppendRune(nil, r))
-	return err
-}
-
-func (d *envelopeReader) hex() (rune, error) {
-	var digits [4]byte
-	if _, err := io.ReadFull(d.r, digits[:]); err != nil {
-		return 0, unexpected(err)
-	}
-	r, ok := hex4(digits[:])
-	if !ok {
-		return 0, notJSON(`\u%s in a string`, digits)
-	}
-	return r, nil
-}
-
-// hex4 reads four hexadecimal digits.
-func hex4(b []byte) (r rune, ok bool) {
-	if len(b) < 4 {
-		return 0, false
-	}
-	for _, c := range b[:4] {
-		switch {
-		case '0' <= c && c <= '9':
-			r = r<<4 | rune(c-'0')
-		case 'a' <= c|0x20 && c|0x20 <= 'f':
-			r = r<<4 | rune(c|0x20-'a'+10)
-		default:
-			return 0, false
-		}
-	}
-	return r, true
-}
-
-// decoded returns the bytes of a file that an envelope's content is: text, or the
-// base64 of anything. The caller closes the spool, which may be the envelope's own.
-func (h *Handlers) decoded(e *envelope) (*spool, error) {
-	if e.Format != "text" && e.Format != "base64" {
-		return nil, fail(http.StatusBadRequest, "Must specify format of file contents as 'text' or 'base64'")
-	}
-	if e.kind == 0 {
-		return h.spool(0), nil
-	}
-	if e.kind != '"' {
-		return nil, fail(http.StatusBadRequest, "The content of a file is a string")
-	}
-	if e.Format == "text" {
-		var text textCheck
-		if _, err := io.Copy(&text, e.content.reader()); err != nil {
-			return nil, spoolFailed(err)
-		}
-		if !text.valid() {
-			return nil, fail(http.StatusBadRequest, "The content is not UTF-8")
-		}
-		if e.content.size > h.o.MaxFileBytes {
-			return nil, spoolFailed(&tooLargeError{h.o.MaxFileBytes})
-		}
-		return e.content, nil
-	}
-	binary := h.spool(h.o.MaxFileBytes)
-	_, err := io.Copy(binary, base64.NewDecoder(base64.StdEncoding, e.content.reader()))
-	if err != nil {
-		binary.Close()
-		var corrupt base64.CorruptInputError
-		if errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, &Error{Status: http.StatusBadRequest, Message: "The content is not base64", Cause: err}
-		}
-		return nil, spoolFailed(err)
-	}
-	return binary, nil
-}
-
-// spoolFailed is the answer when a body could not be kept on the way.
-func spoolFailed(err error) error {
-	var full *tooLargeError
-	if errors.As(err, &full) {
-		return &Error{Status: http.StatusRequestEntityTooLarge, Message: sentence(full.Error())}
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return &Error{Status: http.StatusBadRequest, Message: "The request broke off", Cause: err}
-	}
-	return &Error{
-		Status: http.StatusServiceUnavailable, RetryAfter: 10,
-		Message: "The server has no room for the file on its way to the storage; try again later", Cause: err,
-	}
 }

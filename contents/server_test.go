@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -256,8 +255,6 @@ func (s *server) mkdir(path string) {
 		s.t.Fatal(err)
 	}
 }
-
-const soon = 50 * time.Millisecond
 
 // get returns the body of an answer, or why it is not whole.
 func (s *server) get(path string) ([]byte, error) {
