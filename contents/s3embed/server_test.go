@@ -149,12 +149,18 @@ func TestTheProgramIsLeftAlone(t *testing.T) {
 	begin := time.Now()
 	server, err := s3embed.Start(ctxOf(t), t.TempDir())
 	took := time.Since(begin)
-	os.Stdout = stdout
 	if err != nil {
+		os.Stdout = stdout
 		t.Fatal(err)
 	}
 	c := clientOf(t, server, server.SecretKey)
 	c.mustPut("k", "v")
+	for range 2 {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	os.Stdout = stdout
 	w.Close()
 	if printed, err := io.ReadAll(r); err != nil || len(printed) > 0 {
 		t.Errorf("printed %q, %v", printed, err)
@@ -164,11 +170,6 @@ func TestTheProgramIsLeftAlone(t *testing.T) {
 	}
 	if after, err := os.Getwd(); err != nil || after != before {
 		t.Errorf("the working directory is %s, %v: want %s", after, err, before)
-	}
-	for range 2 {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
 	}
 	if err := goleak.Find(ignore,
 		// Clocks of the server's libraries, which end with the program, and a sleep

@@ -45,7 +45,10 @@ func translate(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	// Not by context.DeadlineExceeded: a server that does not answer is that too.
+	var canceled *smithy.CanceledError
+	var waitCanceled *aws.RequestCanceledError
+	if errors.As(err, &canceled) || errors.As(err, &waitCanceled) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	var api smithy.APIError
@@ -54,6 +57,8 @@ func translate(err error) error {
 		case "NoSuchKey", "NotFound", "NoSuchVersion", "MethodNotAllowed":
 			// 405 is the answer to a read of a delete marker.
 			return contents.ErrNotFound
+		case "NoSuchBucket":
+			return unavailable("the bucket is gone")
 		case "PreconditionFailed":
 			return errPrecondition
 		case "KeyTooLongError":

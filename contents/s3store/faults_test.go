@@ -275,7 +275,7 @@ func TestAnOutageIsTold(t *testing.T) {
 	s := p.target.open(t)
 	cases := map[string]func(ctx context.Context) error{}
 	for i, c := range changes {
-		for k, f := range []fault{failed, slowDown, lost} {
+		for k, f := range []fault{failed, slowDown, silent, lost} {
 			w := fmt.Sprintf("outage-%d-%d", i, k)
 			cases[c.name+", "+string(f)] = func(ctx context.Context) error {
 				if err := prepare(ctx, s, w); err != nil {
@@ -314,6 +314,30 @@ func TestAnOutageIsTold(t *testing.T) {
 		}
 	}
 	concurrently(t, cases)
+}
+
+// A caller that leaves is told so, at once, and not that the storage is gone.
+func TestACallerMayLeave(t *testing.T) {
+	p := through(t, embedded)
+	s := p.target.open(t)
+	for i, f := range []fault{failed, silent} {
+		w := fmt.Sprint("leaves-", i)
+		if err := prepare(t.Context(), s, w); err != nil {
+			t.Fatal(err)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		p.set(w, func(request) fault {
+			leave()
+			return f
+		})
+		if err := put(ctx, s, w, "a/old", "new", contents.PutOptions{}); !errors.Is(err, context.Canceled) || errors.Is(err, contents.ErrUnavailable) {
+			t.Errorf("%s: the error is %v, want context.Canceled", f, err)
+		}
+		p.set(w, nil)
+		if err := versionsAre(t.Context(), s, w, "a/old", "old content", "older content"); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // A download whose connection breaks is taken up again where it broke.
