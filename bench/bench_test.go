@@ -46,7 +46,7 @@ func TestParseFindsWhatTheClientLooksAt(t *testing.T) {
 
 func TestFiguresAreMediansWithTheirRangeAndVerdict(t *testing.T) {
 	f := newFigures()
-	base, mine := subject{"stock", fakeKernel, true}, subject{"process", fakeKernel, true}
+	base, mine := subject{kernels, "stock", fakeKernel, true}, subject{kernels, "process", fakeKernel, true}
 	for _, v := range []float64{2, 1, 4} {
 		f.add(base, latencyQuick, v)
 		f.add(mine, latencyQuick, v/8)

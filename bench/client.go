@@ -34,7 +34,9 @@ func (s *server) call(ctx context.Context, method, path string, body any) (statu
 	if err != nil {
 		return 0, nil, err
 	}
-	req.Header.Set("Authorization", "token "+token)
+	if s.kind != seaweed { // there it would be a wrong signature
+		req.Header.Set("Authorization", "token "+token)
+	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Close = true
 	resp, err := http.DefaultClient.Do(req)

@@ -16,9 +16,11 @@ type figure struct {
 }
 
 // need is a bound: on the ratio of kernelgw's process driver to the stock
-// server, or on the figure itself.
+// server or another, or on the figure itself.
 type need struct {
-	ratio, most, least float64
+	ratio, times float64 // from 1 on, ratio is the least and times the most
+	of           string  // the server of the ratio, if it is not the stock one
+	most, least  float64
 }
 
 var (
@@ -33,7 +35,24 @@ var (
 	idleRSS      = &figure{name: "server memory (RSS) an idle WebSocket", unit: "KiB", digit: 1, need: need{most: 60}}
 	idleAgentRSS = &figure{name: "agent memory (RSS) an idle WebSocket, beside it", unit: "KiB", digit: 1}
 
-	lines = []*figure{latencyQuick, latencyPlain, throughput, gatewayCPU, agentCPU, lost, misordered, idleOpen, idleRSS, idleAgentRSS}
+	kernelLines = []*figure{latencyQuick, latencyPlain, throughput, gatewayCPU, agentCPU, lost, misordered, idleOpen, idleRSS, idleAgentRSS}
+
+	createFile      = &figure{name: "create a file of 1 KiB p50", unit: "ms", digit: 2}
+	listEntries     = &figure{name: "list 1000 entries p50", unit: "ms", digit: 1, need: need{ratio: 1. / 3}}
+	lookPlain       = &figure{name: "a file's model, `content=0`, p50", unit: "ms", digit: 2}
+	lookHashed      = &figure{name: "a file's model with `content=0&hash=1`, p50", unit: "ms", digit: 2}
+	lookUneven      = &figure{name: "the same, kernelgw with `hash=1` and jupyter_server without", unit: "ms", digit: 2, need: need{times: 2}}
+	saveNotebook    = &figure{name: "save a notebook of 5 MiB p50", unit: "ms", digit: 1, need: need{ratio: 1. / 2}}
+	loadNotebook    = &figure{name: "load a notebook of 5 MiB p50", unit: "ms", digit: 1, need: need{ratio: 1. / 2}}
+	renameDirectory = &figure{name: "rename a directory of 1000 files p50", unit: "ms", need: need{ratio: 1. / 3, of: "s3contents"}}
+	memoryPeak      = &figure{name: "server memory (RSS) at its most in all of this", unit: "MiB", digit: 1, need: need{most: 150}}
+
+	fileLines = []*figure{createFile, listEntries, lookPlain, lookHashed, lookUneven, saveNotebook, loadNotebook, renameDirectory, memoryPeak}
+
+	firstVisit = &figure{name: "page ready, first visit of a new browser, p50", unit: "ms", need: need{times: 1}}
+	nextVisit  = &figure{name: "page ready, next visit of the same browser, p50", unit: "ms", need: need{times: 1}}
+
+	labLines = []*figure{firstVisit, nextVisit, memoryPeak}
 )
 
 type key struct {
@@ -56,7 +75,7 @@ func (f *figures) add(s subject, name *figure, value float64) {
 
 // remark keeps what should stand under the tables, once for each text.
 func (f *figures) remark(s subject, text string) {
-	text = fmt.Sprintf("%s, %s: %s", s.server, s.kernel, text)
+	text = fmt.Sprintf("%s: %s", s, text)
 	if !slices.Contains(f.remarks, text) {
 		f.remarks = append(f.remarks, text)
 	}
@@ -104,6 +123,9 @@ func (f *figures) wanted(s, base subject, line *figure) string {
 	value := median(f.values[key{s, line}])
 	ratio := value / median(f.values[key{base, line}])
 	verdict := func(text string, met bool, of float64) string {
+		if line.need.of != "" {
+			text += " of " + line.need.of
+		}
 		switch {
 		case math.IsNaN(of):
 			return text
@@ -117,6 +139,10 @@ func (f *figures) wanted(s, base subject, line *figure) string {
 		return verdict(fmt.Sprintf("at least %.0f times", n.ratio), ratio >= n.ratio, ratio)
 	case n.ratio > 0:
 		return verdict(fmt.Sprintf("at most 1/%.0f", 1/n.ratio), ratio <= n.ratio, ratio)
+	case n.times == 1:
+		return verdict("no more", ratio <= 1, ratio)
+	case n.times > 0:
+		return verdict(fmt.Sprintf("under %.0f times", n.times), ratio < n.times, ratio)
 	case n.most > 0:
 		return verdict(fmt.Sprintf("under %.0f", n.most), value < n.most, value)
 	case n.least > 0:
@@ -125,81 +151,14 @@ func (f *figures) wanted(s, base subject, line *figure) string {
 	return ""
 }
 
-// page is the whole page of Markdown.
-func (f *figures) page(about machine, command string, p plan) string {
-	var b strings.Builder
-	b.WriteString(`# Performance
-
-What kernelgw costs beside a stock jupyter_server, measured in one run with one
-client and the same kernels. The page is written by the command below; absolute
-figures depend on the machine, and of a shared machine only the ratios hold.
-
-`)
-	fmt.Fprintf(&b, "    %s\n\n", command)
-	for _, line := range about {
-		fmt.Fprintf(&b, "- %s\n", line)
-	}
-	fmt.Fprintf(&b, "- %s, the servers in turns, each started afresh; medians (min-max)\n", count(p.rounds, "round"))
-
-	b.WriteString(`
-## A kernel that costs nothing
-
-The kernel of jupyter/jupytertest/fakekernel, so that the server is what is
-measured. The process driver runs it as jupyter_server does, as a plain child:
-that is like for like, and what is asked for. The gvisor driver runs it, with its
-agent, in a sandbox.
-
-`)
-	base, mine := subject{"stock", fakeKernel, true}, subject{"process", fakeKernel, true}
-	sandboxed := subject{"gvisor", fakeKernel, true}
-	f.table(&b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "asked for", "kernelgw, gvisor", "ratio"}, lines, func(line *figure) []string {
-		return []string{
-			f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line),
-			f.cell(sandboxed, line), f.ratio(sandboxed, base, line),
-		}
-	})
-
-	b.WriteString(`
-## ipykernel
-
-The same ipykernel for jupyter_server and kernelgw's process driver; the gvisor
-driver runs the one of its image, inside a sandbox. Here most of the time is the
-kernel's own.
-
-`)
-	base, mine = subject{"stock", pythonKernel, false}, subject{"process", pythonKernel, false}
-	sandboxed = subject{"gvisor", imageKernel, false}
-	f.table(&b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "kernelgw, gvisor", "ratio"}, lines, func(line *figure) []string {
-		return []string{f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.cell(sandboxed, line), f.ratio(sandboxed, base, line)}
-	})
-
-	b.WriteString(`
-## How to read this
-
-- A round trip ends with the later of ` + "`execute_reply`" + ` and the ` + "`idle`" + ` status.
-- A hundred round trips before those that count warm up each server.
-- The fake kernel and the client of the round trips run on one thread each
-  (GOMAXPROCS=1). Their time is in every server's figure.
-- An ordinary client delays its TCP acknowledgements. jupyter_server does not set
-  TCP_NODELAY, so its second small write waits for one, up to 40 ms. The client
-  that acknowledges at once (TCP_QUICKACK) leaves that out: it is the fair
-  comparison of the servers' work.
-- jupyter_server runs with ` + "`limit_rate=False`" + `: by default it drops output over
-  1000 messages a second, and what is dropped costs nothing to send.
-- The rate counts from the first to the last message of one cell. Server CPU is
-  that of the gateway process, or of jupyter_server, user and system, over the
-  messages that arrived. kernelgw's agent is a process of its own, on the
-  tenant's account; with gvisor it runs inside the sandbox and is not listed.
-- Memory is the growth of the process's resident set over the WebSockets opened,
-  all on one kernel, after ten that are not counted.
-`)
-	if len(f.remarks) > 0 {
-		b.WriteString("\n## Seen\n\n")
-		for _, r := range f.remarks {
-			fmt.Fprintf(&b, "- %s\n", r)
+// any reports whether anything was measured in a part.
+func (f *figures) any(part string) bool {
+	for k := range f.values {
+		if k.subject.part == part {
+			return true
 		}
 	}
-	return b.String()
+	return false
 }
 
 // table writes the lines that have at least one figure.

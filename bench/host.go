@@ -35,9 +35,9 @@ func newHost(ctx context.Context, bin string) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{root: root, bin: cmp.Or(bin, filepath.Join(root, "bin")), python: filepath.Join(root, ".cache", "venv", "stock", "bin", "python")}
-	if _, err := os.Stat(h.python); err != nil {
-		return nil, errors.New("there is no stock jupyter_server in .cache/venv/stock: run make clients")
+	h := &host{root: root, bin: cmp.Or(bin, filepath.Join(root, "bin"))}
+	if h.python, err = h.interpreter("stock"); err != nil {
+		return nil, err
 	}
 	// A short name: Unix sockets have long ones behind it.
 	if h.dir, err = os.MkdirTemp("", "kgwb"); err != nil {
@@ -48,6 +48,16 @@ func newHost(ctx context.Context, bin string) (*host, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// interpreter is the one of a Python environment that scripts/setup-clients.sh
+// makes.
+func (h *host) interpreter(venv string) (string, error) {
+	python := filepath.Join(h.root, ".cache", "venv", venv, "bin", "python")
+	if _, err := os.Stat(python); err != nil {
+		return "", fmt.Errorf("there is no Python in .cache/venv/%s: run scripts/setup-clients.sh %[1]s", venv)
+	}
+	return python, nil
 }
 
 // kernels builds the fake kernel and writes the kernelspecs.

@@ -1,10 +1,11 @@
-// Bench measures kernelgw against a stock jupyter_server: the same machine, the
-// same kernel, the same client, in turns. It starts both itself and writes a
+// Bench measures kernelgw against a stock jupyter_server, and its files also
+// against s3contents: the same machine, the same kernel, the same client, in
+// turns. It starts both itself and writes a
 // page of Markdown. It fails when something does not work, never because it was
 // slow.
 //
 //	go run ./bench -o docs/performance.md
-//	go run ./bench -quick
+//	go run ./bench -quick -parts files,lab
 package main
 
 import (
@@ -40,6 +41,8 @@ type plan struct {
 	pythonMessages int
 	idleSockets    int
 	settle         time.Duration // before memory is read
+	files          filePlan
+	visits         int // of JupyterLab's page
 }
 
 func plans(quick bool) plan {
@@ -47,11 +50,13 @@ func plans(quick bool) plan {
 		return plan{
 			rounds: 1, executes: 100, plainExecutes: 30, pythonMessages: 2000, idleSockets: 500,
 			settle: time.Second, messages: map[string]int{stock: 3000, kernelgw: 100_000},
+			files: filePlan{lists: 10, looks: 100, saves: 5, renames: 1}, visits: 1,
 		}
 	}
 	return plan{
 		rounds: 3, executes: 300, plainExecutes: 100, pythonMessages: 10_000, idleSockets: 500,
 		messages: map[string]int{stock: 10_000, kernelgw: 300_000},
+		files:    filePlan{lists: 30, looks: 300, saves: 20, renames: 3}, visits: 5,
 	}
 }
 
@@ -59,9 +64,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	out := flags.String("o", "", "`file` to write the page to; standard output when empty")
-	quick := flags.Bool("quick", false, "one short round, about a minute")
+	quick := flags.Bool("quick", false, "one short round, a few minutes")
 	rounds := flags.Int("rounds", 0, "rounds; 0 means 3, or 1 with -quick")
-	only := flags.String("servers", "stock,process,gvisor", "what to measure, `names` separated by commas")
+	parts := flags.String("parts", "kernels,files,lab", "what to measure, `names` separated by commas")
+	servers := flags.String("servers", "stock,process,gvisor,s3contents,process-s3", "of which servers, `names` separated by commas")
 	bin := flags.String("bin", "", "`directory` of kernelgw and kernelagent; bin of the checkout when empty")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -73,23 +79,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *rounds > 0 {
 		p.rounds = *rounds
 	}
+	subjects, err := chosen(*parts, *servers)
+	if err != nil {
+		return err
+	}
 	host, err := newHost(ctx, *bin)
 	if err != nil {
 		return err
 	}
 	defer host.close()
 
-	subjects, err := chosen(strings.Split(*only, ","))
-	if err != nil {
-		return err
-	}
 	about := describe(ctx, host)
 	figures := newFigures()
 	for round := range p.rounds {
 		for _, s := range subjects {
-			fmt.Fprintf(stderr, "round %d of %d: %s with %s\n", round+1, p.rounds, s.server, s.kernel)
+			fmt.Fprintf(stderr, "round %d of %d: %s\n", round+1, p.rounds, s)
 			if err := s.measure(ctx, host, p, figures); err != nil {
-				return fmt.Errorf("%s with %s: %w", s.server, s.kernel, err)
+				return fmt.Errorf("%s: %w", s, err)
 			}
 		}
 	}

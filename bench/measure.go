@@ -13,55 +13,6 @@ import (
 	"time"
 )
 
-// subject is a server with a kernel.
-type subject struct {
-	server string // as in the flag -servers, and in the page
-	kernel string // kernelspec
-	fake   bool
-}
-
-// chosen lists what is measured for the servers named.
-func chosen(names []string) (subjects []subject, err error) {
-	all := map[string][]subject{
-		"stock":   {{"stock", fakeKernel, true}, {"stock", pythonKernel, false}},
-		"process": {{"process", fakeKernel, true}, {"process", pythonKernel, false}},
-		"gvisor":  {{"gvisor", fakeKernel, true}, {"gvisor", imageKernel, false}},
-	}
-	for _, name := range names {
-		s, ok := all[name]
-		if !ok {
-			return nil, fmt.Errorf("there is no server %q: use stock, process, gvisor", name)
-		}
-		subjects = append(subjects, s...)
-	}
-	// The same kernel in turns.
-	slices.SortStableFunc(subjects, func(a, b subject) int {
-		if a.fake == b.fake {
-			return 0
-		}
-		if a.fake {
-			return -1
-		}
-		return 1
-	})
-	return subjects, nil
-}
-
-func (s subject) start(ctx context.Context, h *host) (*server, error) {
-	if s.server == "stock" {
-		return h.startStock(ctx)
-	}
-	var more []string
-	if s.server == "gvisor" && s.fake {
-		store, err := h.fakeImage(ctx)
-		if err != nil {
-			return nil, err
-		}
-		more = []string{"--image-store", store, "--default-kernel", fakeKernel}
-	}
-	return h.startKernelgw(ctx, s.server, more...)
-}
-
 // with starts a server and a kernel, and stops both afterwards.
 func (s subject) with(ctx context.Context, h *host, do func(srv *server, kernel string) error) error {
 	srv, err := s.start(ctx, h)
@@ -76,10 +27,10 @@ func (s subject) with(ctx context.Context, h *host, do func(srv *server, kernel 
 	return errors.Join(do(srv, kernel), srv.deleteKernel(ctx, kernel))
 }
 
-// measure takes all figures of a subject once. Idle sockets come first and on a
+// kernels takes the figures of a server with a kernel once. Idle sockets come first and on a
 // server of their own: memory that other work has left free would hide theirs,
 // and the stock server takes no more work after it has met its limit.
-func (s subject) measure(ctx context.Context, h *host, p plan, out *figures) error {
+func (s subject) kernels(ctx context.Context, h *host, p plan, out *figures) error {
 	if s.fake {
 		err := s.with(ctx, h, func(srv *server, kernel string) error { return s.idle(ctx, srv, kernel, p, out) })
 		if err != nil {

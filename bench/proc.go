@@ -29,19 +29,26 @@ func cpu(pids ...int) (time.Duration, error) {
 func rss(pids ...int) (int, error) {
 	sum := 0
 	for _, pid := range pids {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			return 0, err
-		}
-		_, rest, ok := bytes.Cut(status, []byte("VmRSS:"))
-		if !ok {
-			return 0, fmt.Errorf("process %d has no memory", pid)
-		}
-		kib, err := strconv.Atoi(string(bytes.Fields(rest)[0]))
+		kib, err := memory(pid, "VmRSS:")
 		if err != nil {
 			return 0, err
 		}
 		sum += kib
 	}
 	return sum, nil
+}
+
+// peak is the most resident memory that a process has had, in KiB.
+func peak(pid int) (int, error) { return memory(pid, "VmHWM:") }
+
+func memory(pid int, field string) (int, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := bytes.Cut(status, []byte(field))
+	if !ok {
+		return 0, fmt.Errorf("process %d has no memory", pid)
+	}
+	return strconv.Atoi(string(bytes.Fields(rest)[0]))
 }

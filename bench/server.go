@@ -35,49 +35,68 @@ type server struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	log  string
+	// needs is the server that this one keeps its files on, nil for none; offers
+	// is the environment that a server gets which needs this one.
+	needs  *server
+	offers []string
+	leaves []string // patterns of files outside of dir that it forgets
 }
 
 // startStock starts the jupyter_server of .cache/venv/stock. Its rate limit is
 // lifted: by default it drops output over 1000 messages a second, and what is
 // dropped costs nothing to send.
 func (h *host) startStock(ctx context.Context) (*server, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	_ = l.Close()
-	s, err := h.newServer(stock)
-	if err != nil {
-		return nil, err
-	}
-	s.base = &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Path: "/"}
-	_, err = s.start(h, h.python, "-m", "jupyter_server", "--no-browser", "--allow-root",
-		"--ServerApp.ip=127.0.0.1", "--ServerApp.port="+strconv.Itoa(port), "--ServerApp.port_retries=0",
-		"--ServerApp.root_dir="+filepath.Join(s.dir, "home"), "--IdentityProvider.token="+token,
-		"--ZMQChannelsWebsocketConnection.limit_rate=False")
-	if err != nil {
-		return nil, err
-	}
-	return s, s.ready(ctx, "api")
+	return h.startJupyter(ctx, "stock", "jupyter_server", nil, "--ZMQChannelsWebsocketConnection.limit_rate=False")
 }
 
-// startKernelgw starts bin/kernelgw with a driver and more flags.
-func (h *host) startKernelgw(ctx context.Context, driver string, more ...string) (*server, error) {
-	binary := filepath.Join(h.bin, "kernelgw")
-	if _, err := os.Stat(binary); err != nil {
-		return nil, fmt.Errorf("there is no kernelgw in %s: run make build", h.bin)
-	}
-	s, err := h.newServer(kernelgw)
+// startLab starts the JupyterLab of .cache/venv/clients.
+func (h *host) startLab(ctx context.Context) (*server, error) {
+	return h.startJupyter(ctx, "clients", "jupyterlab", nil)
+}
+
+// startJupyter starts a Jupyter server program of a Python environment. It stops
+// the server that it needs, if any, when it is stopped or cannot start.
+func (h *host) startJupyter(ctx context.Context, venv, module string, needs *server, more ...string) (*server, error) {
+	s, err := h.newServer(stock, needs)
 	if err != nil {
 		return nil, err
+	}
+	python, err := h.interpreter(venv)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	s.base = &url.URL{Scheme: "http", Host: "127.0.0.1:" + ports[0], Path: "/"}
+	if _, err := s.start(h, append([]string{
+		python, "-m", module, "--no-browser", "--allow-root",
+		"--ServerApp.ip=127.0.0.1", "--ServerApp.port=" + ports[0], "--ServerApp.port_retries=0",
+		"--ServerApp.root_dir=" + filepath.Join(s.dir, "home"), "--IdentityProvider.token=" + token,
+	}, more...)...); err != nil {
+		return nil, s.failed(err)
+	}
+	return s, s.ready(ctx, http.MethodGet, "api")
+}
+
+// startKernelgw starts bin/kernelgw with a driver and more flags. It stops the
+// server that it needs, if any, when it is stopped or cannot start.
+func (h *host) startKernelgw(ctx context.Context, driver string, needs *server, more ...string) (*server, error) {
+	s, err := h.newServer(kernelgw, needs)
+	if err != nil {
+		return nil, err
+	}
+	binary := filepath.Join(h.bin, "kernelgw")
+	if _, err := os.Stat(binary); err != nil {
+		return nil, s.failed(fmt.Errorf("there is no kernelgw in %s: run make build", h.bin))
 	}
 	first, err := s.start(h, append([]string{
 		binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
 		"--token", token, "--driver", driver,
 	}, more...)...)
 	if err != nil {
-		return nil, err
+		return nil, s.failed(err)
 	}
 	select {
 	case line := <-first:
@@ -97,16 +116,45 @@ func (h *host) startKernelgw(ctx context.Context, driver string, more ...string)
 	case <-ctx.Done():
 		return nil, s.failed(ctx.Err())
 	}
-	return s, s.ready(ctx, "readyz")
+	return s, s.ready(ctx, http.MethodGet, "readyz")
 }
 
-func (h *host) newServer(kind string) (*server, error) {
-	dir, err := os.MkdirTemp(h.dir, "s")
-	if err != nil {
-		return nil, err
+// grpcAbove is how far above each of its ports SeaweedFS takes another.
+const grpcAbove = 10_000
+
+// freePorts finds ports for servers that cannot be told to find their own, each
+// with the one that SeaweedFS takes besides.
+func freePorts(n int) (ports []string, err error) {
+	for range 1000 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		port := l.Addr().(*net.TCPAddr).Port
+		above, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port+grpcAbove)))
+		if err != nil {
+			continue
+		}
+		defer above.Close()
+		if ports = append(ports, strconv.Itoa(port)); len(ports) == n {
+			return ports, nil
+		}
 	}
-	s := &server{kind: kind, dir: dir, log: filepath.Join(dir, "log"), done: make(chan struct{})}
-	return s, os.Mkdir(filepath.Join(dir, "home"), 0o755)
+	return nil, fmt.Errorf("cannot find %d free ports", n)
+}
+
+func (h *host) newServer(kind string, needs *server) (*server, error) {
+	s := &server{kind: kind, done: make(chan struct{}), needs: needs}
+	var err error
+	if s.dir, err = os.MkdirTemp(h.dir, "s"); err != nil {
+		return nil, s.failed(err)
+	}
+	s.log = filepath.Join(s.dir, "log")
+	if err := os.Mkdir(filepath.Join(s.dir, "home"), 0o755); err != nil {
+		return nil, s.failed(err)
+	}
+	return s, nil
 }
 
 // start spawns the server; first gets the first line of its standard output.
@@ -119,6 +167,9 @@ func (s *server) start(h *host, argv ...string) (first <-chan string, err error)
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Dir = filepath.Join(s.dir, "home")
 	s.cmd.Env = h.environ(s.cmd.Dir)
+	if s.needs != nil {
+		s.cmd.Env = append(s.cmd.Env, s.needs.offers...)
+	}
 	s.cmd.Stderr = log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is for us; we stop it
 	out, err := s.cmd.StdoutPipe()
@@ -147,12 +198,12 @@ func (s *server) start(h *host, argv ...string) (first <-chan string, err error)
 	return line, nil
 }
 
-// ready waits until a path answers 200.
-func (s *server) ready(ctx context.Context, path string) error {
+// ready waits until a request is answered with 200.
+func (s *server) ready(ctx context.Context, method, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		if status, _, err := s.call(ctx, http.MethodGet, path, nil); err == nil && status == http.StatusOK {
+		if status, _, err := s.call(ctx, method, path, nil); err == nil && status == http.StatusOK {
 			return nil
 		}
 		select {
@@ -172,8 +223,15 @@ func (s *server) failed(err error) error {
 	return fmt.Errorf("cannot start: %w\n%s", err, log[max(0, len(log)-2000):])
 }
 
-// stop ends the server and what it has started. Kernels were deleted before.
+// stop ends the server, what it has started and the server that it needs.
+// Kernels were deleted before.
 func (s *server) stop() {
+	if s.needs != nil {
+		defer s.needs.stop()
+	}
+	if s.cmd == nil || s.cmd.Process == nil {
+		return // it was not started
+	}
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.done:
@@ -183,6 +241,12 @@ func (s *server) stop() {
 	}
 	for _, pid := range mentioning(s.dir, "") {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	for _, pattern := range s.leaves {
+		left, _ := filepath.Glob(pattern)
+		for _, path := range left {
+			_ = os.Remove(path)
+		}
 	}
 }
 
