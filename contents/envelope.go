@@ -14,7 +14,7 @@ const (
 	// envelopeValue bounds what is beside the content in a request's body.
 	envelopeValue = 64 << 10
 	// envelopeDepth bounds how deep values are nested, there and in notebooks.
-	envelopeDepth = 200
+	envelopeDepth = 1000
 )
 
 // envelope is the body of a request, a model of which the client fills in what it

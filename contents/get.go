@@ -50,12 +50,15 @@ func (h *Handlers) Get(w http.ResponseWriter, r *http.Request, at At) error {
 	if err != nil {
 		return err
 	}
-	if q.content && path != "" && q.kind != typeDirectory {
-		return h.getFile(w, r, at, path, q)
+	if q.content && q.kind != typeDirectory && strings.Contains(path, ".") {
+		return h.getFile(w, r, at, path, q) // most likely it is one, and is opened at once
 	}
 	e, err := h.o.Store.Stat(r.Context(), at.Workspace, path)
 	if err != nil {
 		return failed(err, path)
+	}
+	if q.content && !e.Directory && q.kind != typeDirectory {
+		return h.getFile(w, r, at, path, q)
 	}
 	return h.present(w, r.Context(), at, e, q)
 }
