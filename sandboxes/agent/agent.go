@@ -29,6 +29,8 @@ type Agent struct {
 	files *filesync.Syncer // set by Run before it serves; nil when the home is the sandbox's own
 	saved chan struct{}    // closed when the kernel is gone and its files are saved
 
+	notices chan string // for the user, about files
+
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
 }
@@ -62,6 +64,7 @@ func New(o Options) (*Agent, error) {
 		news:     news,
 		over:     make(chan struct{}),
 		saved:    make(chan struct{}),
+		notices:  make(chan string, maxNotices),
 	}
 	if !o.Config.HasKernel() {
 		a.terminals = newTerminals(a)
@@ -84,6 +87,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var helpers sync.WaitGroup
 	if a.files != nil {
 		helpers.Go(func() { a.files.Run(syncing) })
+		helpers.Go(func() { a.showNotices(syncing) })
 	}
 	helpers.Go(func() { a.tick(ctx) })
 	helpers.Go(func() { a.watchLimits(ctx) })

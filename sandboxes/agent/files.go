@@ -31,7 +31,7 @@ func (a *Agent) openFiles() error {
 	}
 	o := filesync.Options{
 		Config: *config, Dir: a.opts.Home, Log: a.opts.Log,
-		Notice: func(text string) { a.hub.publishError(text, a.hub.track.runningCell()) },
+		Notice: a.notice,
 	}
 	if u := a.opts.User; u != nil {
 		o.Owner = &filesync.Owner{UID: u.UID, GID: u.GID}
@@ -42,6 +42,42 @@ func (a *Agent) openFiles() error {
 	}
 	a.files = files
 	return nil
+}
+
+// maxNotices is how many notices wait to be shown.
+const maxNotices = 16
+
+// notice has text shown to the user, unless many are not shown yet.
+func (a *Agent) notice(text string) {
+	select {
+	case a.notices <- text:
+	default:
+	}
+}
+
+// showNotices shows notices in the output of a running cell, the next one if none
+// runs: clients drop what belongs to no cell, or to one that has ended.
+func (a *Agent) showNotices(ctx context.Context) {
+	for {
+		var text string
+		select {
+		case text = <-a.notices:
+		case <-ctx.Done():
+			return
+		}
+		for {
+			changed := a.news.wait()
+			if cell := a.hub.track.runningCell(); cell != nil {
+				a.hub.publishError(text, cell)
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // saveFiles waits until what a kernel that is gone has written is in the store,
@@ -76,7 +112,7 @@ func (s *supervisor) awaitFiles(ctx context.Context) bool {
 	case err := <-waited:
 		if ctx.Err() == nil && err != nil {
 			s.opts.Log.Warn("the kernel starts without its files", "kernel", s.opts.Config.KernelID, "error", err.Error())
-			s.hub.publishError(err.Error(), nil)
+			s.notice(err.Error())
 		}
 		s.start()
 	case c := <-s.commands:

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"kernelgw/jupyter/wsproto"
 	"kernelgw/sandboxes/agentapi"
 )
 
@@ -20,6 +21,14 @@ func TestKernelStartsWithoutALinkAndSaysSo(t *testing.T) {
 	r.status("ready", func(s agentapi.Status) bool { return s.Ready })
 	if !strings.Contains(r.log.String(), "starts without its files") {
 		t.Error("the log says nothing of it")
+	}
+	p := r.connect("s1", wsproto.V1)
+	shown := false
+	for _, m := range p.cell(p.execute("sleep 200")) {
+		shown = shown || strings.Contains(m.text(), "not here yet") && m.Content["name"] == "stderr"
+	}
+	if !shown {
+		t.Error("the user is not told in the first cell")
 	}
 	code, body := r.call(http.MethodGet, "/v1/files")
 	if code != http.StatusOK || !strings.Contains(string(body), `"linked":false`) {
