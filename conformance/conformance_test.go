@@ -125,7 +125,7 @@ func allChecks() []check {
 		serverChecks, specChecks, kernelChecks, sessionChecks, authChecks, originChecks,
 		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
 		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
-		terminalChecks, eventChecks, pageChecks, settingChecks, layoutChecks,
+		terminalChecks, eventChecks, pageChecks, settingChecks, layoutChecks, treeChecks,
 	} {
 		all = append(all, some...)
 	}

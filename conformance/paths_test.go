@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"kernelgw/conformance/probe"
 )
 
 // Paths that try to leave the workspace. Each has a check of its own, so that
@@ -224,17 +222,18 @@ func pathInBody(t testing.TB, s *target) {
 	}
 }
 
-// symlinkOut makes the link where the files are, by a kernel.
+// symlinkOut makes the link where the files are, by a kernel, and looks when
+// what the kernel wrote after it has arrived.
 func symlinkOut(t testing.TB, s *target) {
-	plant(t, s)
-	k := s.StartKernel(t)
-	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
-	name := "link-" + probe.ID()
-	w.Run(t, "import os; os.symlink('/etc', '"+name+"')")
-	t.Cleanup(func() { _ = s.Delete(contentsAt(name)) })
-	for _, at := range []string{contentsAt(name + "/passwd"), "files/" + name + "/passwd"} {
-		if answer := s.Do(t, "GET", at, nil); bytes.Contains(answer.Body, []byte("root:")) {
-			t.Errorf("a link leads out of the workspace: %s", at)
+	dir := folder(t, s)
+	w := kernelIn(t, s, dir)
+	w.Run(t, "import os; os.symlink('/etc', 'link'); os.symlink('/etc/passwd', 'passwd.txt'); open('after.txt', 'w').close()")
+	arrives(t, s, dir+"/after.txt", "")
+	for _, path := range []string{dir + "/link/passwd", dir + "/passwd.txt"} {
+		for _, at := range []string{contentsAt(path), filesAt(path)} {
+			if answer := s.Do(t, "GET", at, nil); bytes.Contains(answer.Body, []byte("root:")) {
+				t.Errorf("a link leads out of the workspace: %s", at)
+			}
 		}
 	}
 }

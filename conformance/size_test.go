@@ -40,7 +40,7 @@ func elevenFromKernel(t testing.TB, s *target) {
 			}
 		}
 		if size < 11_000_000 {
-			t.Errorf("legacy %v: the display came with %d bytes", legacy, size)
+			t.Errorf("legacy %v: the display came with %d bytes, in%s", legacy, size, probe.Summary(r.Messages))
 		}
 	}
 }
