@@ -3,6 +3,7 @@ package s3store_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,6 +19,24 @@ import (
 	"kernelgw/contents"
 	"kernelgw/contents/s3store"
 )
+
+// behaviours are tested on each server.
+var behaviours = map[string]func(t *testing.T, at target){
+	"a file becomes a directory becomes a file":               fileBecomesDirectory,
+	"checkpoints survive renames":                             checkpointsSurviveRenames,
+	"a sweep keeps what is pinned":                            sweepKeepsWhatIsPinned,
+	"a sweep empties the trash":                               sweepEmptiesTheTrash,
+	"history outlives the version that leads on":              historyOutlivesTheVersionThatLeadsOn,
+	"fifty writers of one file through one gateway and three": fiftyWritersOfOneFile,
+}
+
+func (at target) behaviour(t *testing.T) {
+	for name, test := range behaviours {
+		t.Run(name, func(t *testing.T) { test(t, at) })
+	}
+}
+
+func TestBehaviourOnTheEmbeddedServer(t *testing.T) { embedded.behaviour(t) }
 
 // counter counts the requests that a store makes, as "METHOD operation".
 type counter struct {
@@ -94,15 +113,11 @@ func TestRequestsOfOperations(t *testing.T) {
 }
 
 // Of 50 writers of one file none is lost: each acknowledged save is a version.
-func TestFiftyWritersOfOneFile(t *testing.T) {
-	s := embedded.open(t)
+func fiftyWritersOfOneFile(t *testing.T, at target) {
+	s := at.open(t)
 	fiftyWriters(t, func(int) *s3store.Store { return s })
-}
-
-// Neither are those of several gateways.
-func TestFiftyWritersThroughThreeGateways(t *testing.T) {
-	const prefix = "test-three-gateways/"
-	all := []*s3store.Store{embedded.openAt(t, prefix), embedded.openAt(t, prefix), embedded.openAt(t, prefix)}
+	prefix := "test-" + rand.Text() + "/"
+	all := []*s3store.Store{at.openAt(t, prefix), at.openAt(t, prefix), at.openAt(t, prefix)}
 	fiftyWriters(t, func(i int) *s3store.Store { return all[i%3] })
 }
 
@@ -141,8 +156,8 @@ func fiftyWriters(t *testing.T, store func(i int) *s3store.Store) {
 }
 
 // A name may be a file, then a directory, then a file, whatever versions are left.
-func TestAFileBecomesADirectoryBecomesAFile(t *testing.T) {
-	s := embedded.open(t)
+func fileBecomesDirectory(t *testing.T, at target) {
+	s := at.open(t)
 	ctx := ctxOf(t)
 	steps := []func() error{
 		func() error { return put(ctx, s, "w", "data", "file", contents.PutOptions{}) },
@@ -214,8 +229,8 @@ func TestALargeDirectory(t *testing.T) {
 
 // Checkpoints, history and creation time go along with a renamed directory, again
 // and again.
-func TestCheckpointsSurviveRenames(t *testing.T) {
-	s := embedded.open(t)
+func checkpointsSurviveRenames(t *testing.T, at target) {
+	s := at.open(t)
 	ctx := ctxOf(t)
 	for _, content := range []string{"one", "two", "three"} {
 		if err := put(ctx, s, "w", "d0/f", content, contents.PutOptions{Parents: true}); err != nil {
@@ -250,8 +265,8 @@ func TestCheckpointsSurviveRenames(t *testing.T) {
 
 // A sweep takes what is old, and neither latest versions nor those that
 // checkpoints or the trash hold.
-func TestASweepKeepsWhatIsPinned(t *testing.T) {
-	s := embedded.open(t, func(o *s3store.Options) {
+func sweepKeepsWhatIsPinned(t *testing.T, at target) {
+	s := at.open(t, func(o *s3store.Options) {
 		o.Retention = s3store.Retention{All: time.Nanosecond, Hourly: time.Nanosecond, Daily: time.Nanosecond, Every: -1}
 	})
 	ctx := ctxOf(t)
@@ -306,8 +321,8 @@ func TestASweepKeepsWhatIsPinned(t *testing.T) {
 }
 
 // What the trash keeps too long is purged, and its bytes are free.
-func TestASweepEmptiesTheTrash(t *testing.T) {
-	s := embedded.open(t, func(o *s3store.Options) { o.Retention = s3store.Retention{Trash: time.Nanosecond, Every: -1} })
+func sweepEmptiesTheTrash(t *testing.T, at target) {
+	s := at.open(t, func(o *s3store.Options) { o.Retention = s3store.Retention{Trash: time.Nanosecond, Every: -1} })
 	ctx := ctxOf(t)
 	for _, content := range []string{"one", "two"} {
 		if err := put(ctx, s, "w", "f", content, contents.PutOptions{}); err != nil {
@@ -333,8 +348,8 @@ func TestASweepEmptiesTheTrash(t *testing.T) {
 }
 
 // A version that led to the history at another path may be deleted.
-func TestHistoryOutlivesTheVersionThatLeadsOn(t *testing.T) {
-	s := embedded.open(t)
+func historyOutlivesTheVersionThatLeadsOn(t *testing.T, at target) {
+	s := at.open(t)
 	ctx := ctxOf(t)
 	for _, content := range []string{"one", "two"} {
 		if err := put(ctx, s, "w", "a", content, contents.PutOptions{}); err != nil {

@@ -53,7 +53,7 @@ func seaweed(t *testing.T) target {
 	}
 	p := freePorts(t, 4)
 	weed := exec.Command(binary, "server", "-dir="+data, "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-		"-master.port="+p[0], "-volume.port="+p[1], "-filer", "-filer.port="+p[2], "-s3", "-s3.port="+p[3], "-s3.port.iceberg=0",
+		"-master.port="+p[0], "-volume.port="+p[1], "-filer", "-filer.port="+p[2], "-s3", "-s3.port="+p[3], "-s3.port.iceberg=0", "-s3.port.lance=0",
 		"-s3.config="+identities, "-master.volumeSizeLimitMB=64", "-volume.max=200", "-master.telemetry=false")
 	weed.Dir, weed.Stdout, weed.Stderr = dir, log, log
 	weed.Env = append(os.Environ(), "TMPDIR="+dir)
@@ -158,6 +158,11 @@ func configured(t *testing.T) target {
 func TestStoreOnSeaweedFS(t *testing.T) {
 	at := seaweed(t)
 	t.Run("Contract", at.contract)
+	t.Run("Behaviour", at.behaviour)
 }
 
-func TestStoreOnTheConfiguredServer(t *testing.T) { configured(t).contract(t) }
+func TestStoreOnTheConfiguredServer(t *testing.T) {
+	at := configured(t)
+	t.Run("Contract", at.contract)
+	t.Run("Behaviour", at.behaviour)
+}
