@@ -120,13 +120,13 @@ func unified(a, b, from, to string) (text string, tooLong bool) {
 		return "", true
 	}
 	text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: lines(a), B: lines(b), FromFile: from, ToFile: to, Context: 3,
+		A: linesOf(a), B: linesOf(b), FromFile: from, ToFile: to, Context: 3,
 	})
 	return text, err != nil
 }
 
-// lines returns the lines of a text, each with its end; the last one gets one.
-func lines(text string) []string {
+// linesOf returns the lines of a text, each with its end; the last one gets one.
+func linesOf(text string) []string {
 	if text == "" {
 		return nil
 	}

@@ -108,7 +108,7 @@ func (w reading) cell(t *tree, id string) {
 
 func (w reading) cellMember(t *tree, k int32, n *node, code bool) {
 	switch {
-	case t.keyIs(n, "source") && n.kind == flat:
+	case t.keyIs(n, "source") && n.kind == lines:
 		w.keyed(t, n)
 		w.joined(t, n)
 	case t.keyIs(n, "metadata") && n.kind == '{':
@@ -188,7 +188,7 @@ func (w reading) outputs(t *tree, i int32) {
 			case rich && t.keyIs(n, "data") && n.kind == '{':
 				w.keyed(t, n)
 				w.bundle(t, k)
-			case !rich && t.keyIs(n, "text") && n.kind == flat:
+			case !rich && t.keyIs(n, "text") && n.kind == lines:
 				w.keyed(t, n)
 				w.joined(t, n)
 			default:
@@ -209,7 +209,7 @@ func isRich(t *tree, i int32) bool {
 // bundle writes data by kind, with text joined.
 func (w reading) bundle(t *tree, i int32) {
 	w.object(t, i, func(_ int32, n *node) bool {
-		if n.kind != flat || isJSONKind(t.keyOf(n)) || !t.allStrings(n) {
+		if n.kind != lines || isJSONKind(t.keyOf(n)) {
 			return false
 		}
 		w.keyed(t, n)
@@ -218,15 +218,9 @@ func (w reading) bundle(t *tree, i int32) {
 	})
 }
 
-// joined writes an array of strings as one string, and another array as it is.
+// joined writes an array of strings as one string.
 func (w reading) joined(t *tree, n *node) {
-	if !t.allStrings(n) {
-		w.raw(t.raw(n))
-		return
-	}
 	w.byte('"')
-	for line := range t.flatElements(n) {
-		w.raw(line[1 : len(line)-1])
-	}
+	t.eachLine(n, w.raw)
 	w.byte('"')
 }

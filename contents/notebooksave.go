@@ -177,7 +177,7 @@ func (w writing) plain(i int32, depth int) {
 		w.object(i, depth, nil, w.plain)
 	case '[':
 		w.array(i, depth, w.plain)
-	case flat:
+	case flat, lines:
 		w.byte('[')
 		first := true
 		for raw, kind := range w.t.flatElements(n) {

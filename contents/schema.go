@@ -174,6 +174,11 @@ func (t *tree) instance(i int32, depth int) any {
 			}
 		}
 		return elements
+	case lines:
+		if depth != tagsDepth && bytes.IndexByte(t.raw(n), '"') > 0 {
+			return aLine
+		}
+		return t.flatInstance(n, true)
 	case flat:
 		return t.flatInstance(n, depth == tagsDepth)
 	case opaque:
@@ -212,6 +217,9 @@ func scalarInstance(raw []byte, kind byte) any {
 	}
 	return nil
 }
+
+// aLine stands for every array of strings of which only that counts.
+var aLine = []any{"x"}
 
 // longString stands for every long string.
 var longString = strings.Repeat("x", judgedString)

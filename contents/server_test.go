@@ -18,7 +18,13 @@ import (
 	"kernelgw/contents/contentstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The embedded storage's library has a clock that never ends, and a goroutine
+	// that sleeps for ten seconds after the end of its server.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
+}
 
 // server is the handlers behind HTTP, as kernelgw has them, over a store that fails
 // on command.

@@ -26,11 +26,14 @@ type node struct {
 	start, end uint32 // of the value
 	key        uint32 // where the quote of its key is; 0 in an array
 	next       int32  // index of the next value of the same array or object; 0 is none
-	kind       byte   // '{', '[', '"', 't', 'f', 'n', '0', flat, opaque
+	kind       byte   // '{', '[', '"', 't', 'f', 'n', '0', lines, flat, opaque
 }
 
 const (
-	// flat is an array that holds neither arrays nor objects. It has no nodes.
+	// lines is an array that holds nothing but strings. It has no nodes.
+	lines = 's'
+	// flat is an array that holds neither arrays nor objects, and not only strings.
+	// It has no nodes.
 	flat = 'a'
 	// opaque is an array or object that was not looked into. It has no nodes.
 	opaque = 'o'
@@ -120,11 +123,11 @@ func (t *tree) container(open byte, depth int) error {
 	if t.peek() == close {
 		t.pos++
 		if open == '[' {
-			t.nodes[self].kind = flat
+			t.nodes[self].kind = lines
 		}
 		return nil
 	}
-	isFlat := open == '['
+	isFlat, kind := open == '[', byte(lines)
 	last := -1
 	for {
 		t.space()
@@ -144,6 +147,9 @@ func (t *tree) container(open byte, depth int) error {
 			t.space()
 		}
 		if isFlat && t.peek() != '{' && t.peek() != '[' {
+			if t.peek() != '"' {
+				kind = flat
+			}
 			if _, err := t.scalar(); err != nil {
 				return err
 			}
@@ -170,7 +176,7 @@ func (t *tree) container(open byte, depth int) error {
 		case close:
 			t.pos++
 			if isFlat {
-				t.nodes[self].kind = flat
+				t.nodes[self].kind = kind
 			}
 			return nil
 		default:

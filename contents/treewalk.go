@@ -105,12 +105,20 @@ func (t *tree) flatElements(n *node) func(yield func(raw []byte, kind byte) bool
 	}
 }
 
-// allStrings reports whether a flat array holds nothing but strings.
-func (t *tree) allStrings(n *node) bool {
-	for _, kind := range t.flatElements(n) {
-		if kind != '"' {
-			return false
+// eachLine calls f for the inside of every string of an array of strings, as it is
+// escaped.
+func (t *tree) eachLine(n *node, f func(inside []byte)) {
+	inner := tree{text: t.text[:n.end], held: t.held, pos: int(n.start) + 1}
+	for {
+		from := bytes.IndexByte(inner.text[inner.pos:], '"')
+		if from < 0 {
+			return
 		}
+		inner.pos += from
+		from = inner.pos + 1
+		if !inner.skipString() {
+			return
+		}
+		f(inner.text[from : inner.pos-1])
 	}
-	return true
 }
