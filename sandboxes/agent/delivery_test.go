@@ -369,19 +369,31 @@ func TestClientSlowerThanTheKernelIsToldOfEachLoss(t *testing.T) {
 func TestKernelThatDropsWhatNobodyReadsIsAlwaysRead(t *testing.T) {
 	r := startReal(t, func(c *agentapi.Config) { c.LogBytes = 1 << 20 })
 	p := r.connect("s", wsproto.V1)
-	// Sixty times the log, to a client that reads faster than a slow one (paceRate)
-	// and slower than the kernel.
-	const n = 20_000
-	id := p.execute(fmt.Sprintf("k = get_ipython().kernel\n"+
-		"for i in range(%d): k.send_response(k.iopub_socket, 'stream', {'name': 'stdout', 'text': ('%%d ' %% i).ljust(3000)})", n))
+	// Twenty times the log and several times what ipykernel queues, at a pace at
+	// which a reader keeps up on any machine, to a client that does not.
+	const n = 8000
+	id := p.execute(fmt.Sprintf("import time\nk = get_ipython().kernel\nfor i in range(%d):\n"+
+		"    k.send_response(k.iopub_socket, 'stream', {'name': 'stdout', 'text': ('%%d ' %% i).ljust(3000)})\n"+
+		"    if i %% 10 == 9: time.sleep(0.002)", n))
 	frames := 0
-	lines, lost := p.flood(id, func() { // until the idle that is dropped first when the kernel's queue is full
+	lines, lost := p.flood(id, func() { // until the idle, which a full queue drops
 		if frames++; frames%20 == 0 {
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	})
-	if !slices.IsSorted(lines) || len(lines)+lost != n {
+	if !slices.IsSorted(lines) || len(lines)+lost != n || lost == 0 {
 		t.Errorf("%d lines came, in order: %v, and %d are said to be lost, of %d", len(lines), slices.IsSorted(lines), lost, n)
+	}
+}
+
+func TestClientSlowerThanLargeMessagesLosesNothing(t *testing.T) {
+	r := start(t, func(o *Options) { o.Config.LogBytes = 1 << 20 })
+	p := r.connect("s", wsproto.V1)
+	id := p.execute("print 100 300000") // thirty times the log, more than buffers hold
+	lines, lost := p.flood(id, func() { time.Sleep(5 * time.Millisecond) })
+	checkReplay(t, lines, 100)
+	if lost > 0 {
+		t.Errorf("%d lines were lost", lost)
 	}
 }
 

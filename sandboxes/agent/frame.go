@@ -15,7 +15,7 @@ type frame struct {
 	// which the parts of large follow.
 	v1     []byte
 	large  *jupyter.Message
-	legacy []byte // in the legacy encoding; nil when no socket wanted it at the time
+	legacy []byte // in the legacy encoding; nil of a large message, and when no socket wanted it at the time
 	// buffers says that the message has any, so that legacy is a binary frame.
 	buffers bool
 	// restarting says that it is the agent's own "restarting".
@@ -42,7 +42,7 @@ func newFrame(m *jupyter.Message) frame {
 // once for all.
 func entry(m *jupyter.Message, to string, kind kind, legacy bool) eventlog.Entry[frame] {
 	f := newFrame(m)
-	if legacy {
+	if legacy && f.large == nil { // of a large one two encodings would fill the log
 		f.legacy, _ = wsproto.Append(nil, wsproto.Legacy, m)
 	}
 	cost := len(f.v1) + len(f.legacy)

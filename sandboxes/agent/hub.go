@@ -23,6 +23,7 @@ type hub struct {
 	track      *tracker
 	log        *slog.Logger
 	maxMessage int64
+	pace       pacer
 	inbound    inbound
 
 	session atomic.Pointer[string] // the kernel's own session id, as last seen
@@ -48,6 +49,7 @@ func newHub(o *Options, changed func()) *hub {
 		clients:    make(map[string]*client),
 		routes:     newRoutes(),
 	}
+	h.pace.init(o.Config.LogBytes)
 	h.sockets.Store(&[]*socket{})
 	session := jupyter.NewID()
 	h.session.Store(&session)
@@ -94,8 +96,10 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 	if kind == kindStatus {
 		h.learnSession(m)
 	}
-	h.events.Append(entry(m, "", kind, h.legacy.Load() > 0))
+	e := entry(m, "", kind, h.legacy.Load() > 0)
+	h.events.Append(e)
 	h.wake()
+	h.pace.appended(h, e.Bytes+eventlog.Overhead)
 	return false
 }
 
@@ -221,6 +225,7 @@ func (h *hub) attach(s *socket, sessionID string) *client {
 	c.socket = s
 	s.client = c
 	s.cursor = c.acked
+	s.offset.Store(s.cursor.Offset())
 	h.replaceSockets(s, old)
 	h.mu.Unlock()
 	if s.encoding != wsproto.V1 {

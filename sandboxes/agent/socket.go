@@ -35,7 +35,9 @@ type socket struct {
 	cutOnce sync.Once
 	gone    chan struct{} // closed when the connection is cut
 
-	alive atomic.Int64 // unix nanoseconds of the last sign of life
+	alive   atomic.Int64  // unix nanoseconds of the last sign of life
+	offset  atomic.Uint64 // Cursor.Offset of what was written
+	written atomic.Uint64 // bytes
 
 	// owned by the writer
 	cursor   eventlog.Cursor
@@ -46,7 +48,11 @@ type socket struct {
 	parts    [][]byte  // scratch
 
 	// guarded by the lock of conn
-	written int // bytes since the last sign of life by writing
+	lifeAt uint64 // written at the last sign of life by writing
+
+	// owned by the caller of pacer.appended
+	stalled bool
+	marked  uint64 // bytes written when the wait began
 
 	mu     sync.Mutex
 	pings  []ping      // unanswered, oldest first; guarded by mu
@@ -174,10 +180,12 @@ func (s *socket) wakeUp() {
 
 // wrote counts what the connection took.
 func (s *socket) wrote(n int) {
-	if s.written += n; s.written >= signOfLife {
-		s.written = 0
+	total := s.written.Add(uint64(n))
+	if total-s.lifeAt >= signOfLife {
+		s.lifeAt = total
 		s.alive.Store(time.Now().UnixNano())
 	}
+	s.hub.pace.wrote()
 }
 
 func (s *socket) readLoop() error {
@@ -367,6 +375,7 @@ func (s *socket) write(items []eventlog.Item[frame]) error {
 			return err
 		}
 	}
+	s.offset.Store(s.cursor.Offset())
 	return nil
 }
 

@@ -69,6 +69,10 @@ type Cursor struct {
 // Seq is the number of the last entry that the cursor has passed.
 func (c *Cursor) Seq() uint64 { return c.seq }
 
+// Offset is how much was appended for every reader up to the cursor, each entry
+// counted as Bytes and Overhead. The difference of two is what lies between.
+func (c *Cursor) Offset() uint64 { return c.all.bytes + c.all.messages*Overhead }
+
 // total counts what was appended for an audience since the start.
 type total struct{ messages, bytes uint64 }
 

@@ -1,0 +1,84 @@
+package agent
+
+import "time"
+
+// pacer makes a kernel that sends large messages faster than its clients read
+// wait for them. Without it a client that is a little slower, as nbclient, would
+// lose most of some tens of megabytes of output to the budget of the log.
+//
+// Only large messages are waited for. A kernel's ZeroMQ queue is bounded in
+// messages (1000 in ipykernel) and beyond that it drops them and tells nobody,
+// the idle that ends a cell among them: many small ones must be read at any
+// time. A client that is too slow for those loses visibly, by the marker of what
+// left the log, and nothing but output.
+type pacer struct {
+	// set at construction
+	high, low uint64
+	progress  chan struct{} // a socket has written
+
+	timer *time.Timer // owned by the caller of appended
+}
+
+const (
+	paceSize = 64 << 10 // of a large message
+	paceRate = 4 << 20  // bytes a second: nobody is made slower than that
+)
+
+func (p *pacer) init(budget int64) {
+	p.high, p.low = uint64(budget)/2, uint64(budget)/4
+	p.progress = make(chan struct{}, 1)
+	p.timer = time.NewTimer(time.Hour)
+}
+
+// wrote says that a socket has made progress.
+func (p *pacer) wrote() {
+	select {
+	case p.progress <- struct{}{}:
+	default:
+	}
+}
+
+// appended waits after a large message while a client has too much before it.
+func (p *pacer) appended(h *hub, size int) {
+	if size < paceSize {
+		return
+	}
+	newest := h.events.Now("")
+	p.timer.Reset(time.Duration(size) * time.Second / paceRate)
+	for _, s := range *h.sockets.Load() {
+		s.marked = s.written.Load()
+	}
+	for p.laggard(h, newest.Offset()) {
+		select {
+		case <-p.progress:
+		case <-p.timer.C:
+			p.judge(h)
+			return
+		}
+	}
+}
+
+// laggard reports whether anybody who is waited for is too far behind.
+func (p *pacer) laggard(h *hub, newest uint64) bool {
+	found := false
+	for _, s := range *h.sockets.Load() {
+		behind := newest - min(newest, s.offset.Load())
+		switch {
+		case behind < p.low:
+			s.stalled = false
+		case behind > p.high && !s.stalled && !s.closing.Load():
+			found = true
+		}
+	}
+	return found
+}
+
+// judge ends a wait that was in vain: who did not read at all meanwhile is not
+// waited for any more, until it has caught up.
+func (p *pacer) judge(h *hub) {
+	for _, s := range *h.sockets.Load() {
+		if s.written.Load() == s.marked {
+			s.stalled = true
+		}
+	}
+}
