@@ -55,12 +55,12 @@ func New(o Options) *Server {
 
 // What one link may hold at a time.
 const (
-	maxStreams     = 64       // requests
-	maxUploads     = 4        // bodies being taken
-	burst          = 5        // seconds of requests at once: a first pull
-	streamBuffer   = 1 << 20  // bytes of one body on their way
-	linkBuffer     = 4 << 20  // of all
-	maxHeaderBytes = 16 << 10 // of one request
+	maxStreams     = 32        // requests
+	maxUploads     = 4         // bodies being taken
+	burst          = 5         // seconds of requests at once: a first pull
+	streamBuffer   = 256 << 10 // bytes of one body on their way
+	linkBuffer     = 1 << 20   // of all
+	maxHeaderBytes = 16 << 10  // of one request
 	bodySilence    = 30 * time.Second
 	linkSilence    = 20 * time.Second // then it is asked whether it is still there
 )

@@ -12,7 +12,7 @@ import (
 )
 
 // inMemory is up to what size a body is kept in memory.
-const inMemory = 256 << 10
+const inMemory = 64 << 10
 
 // spooled is a body that was taken whole.
 type spooled struct {

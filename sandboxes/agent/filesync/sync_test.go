@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kernelgw/contents"
+	"kernelgw/contents/contentsync"
 	"kernelgw/sandboxes/agentapi"
 )
 
@@ -397,6 +398,31 @@ func TestTwoSandboxesOfOneWorkspaceSeeEachOther(t *testing.T) {
 	b.without("a/from-a")
 	a.same()
 	b.same()
+}
+
+func TestLargeFilesGoBothWays(t *testing.T) {
+	w := newWorld(t, func(o *contentsync.Options) { o.MaxFileBytes = 1 << 30 })
+	b := w.linked()
+	content := strings.Repeat("0123456789abcdef", 4<<20) // 64 MiB
+	begin := time.Now()
+	b.write("out.bin", content)
+	b.flush()
+	if got, _ := w.read("out.bin"); got != content {
+		t.Errorf("%d bytes are in the store", len(got))
+	}
+	out := time.Since(begin)
+	begin = time.Now()
+	w.save("in.bin", content)
+	b.until("in.bin here", func() string {
+		if info, err := os.Stat(b.path("in.bin")); err != nil || info.Size() != int64(len(content)) {
+			return fmt.Sprint(err)
+		}
+		return ""
+	})
+	t.Logf("64 MiB: to the store in %v, to the sandbox in %v", out, time.Since(begin))
+	if got, err := os.ReadFile(b.path("in.bin")); err != nil || string(got) != content {
+		t.Errorf("%d bytes are here, %v", len(got), err)
+	}
 }
 
 func TestManySmallFilesAreThereSoon(t *testing.T) {
