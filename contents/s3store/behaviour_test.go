@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
 	"kernelgw/contents"
@@ -377,52 +378,6 @@ func historyOutlivesTheVersionThatLeadsOn(t *testing.T, at target) {
 	}
 }
 
-// A watcher that is too slow is told that it lost changes, and then sees new ones.
-func TestASlowWatcherIsTold(t *testing.T) {
-	s := embedded.open(t)
-	ctx, end := context.WithCancel(ctxOf(t))
-	stuck, lost, changes := make(chan struct{}), make(chan struct{}, 1), make(chan string, 10_000)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		s.Watch(ctx, "w", func(c contents.Change) {
-			<-stuck
-			changes <- c.Path
-		}, func() {
-			select {
-			case lost <- struct{}{}:
-			default:
-			}
-		})
-	}()
-	var group errgroup.Group
-	group.SetLimit(8)
-	for i := range 4500 {
-		group.Go(func() error { return put(ctx, s, "w", fmt.Sprint("f", i%8), "x", contents.PutOptions{}) })
-	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	close(stuck)
-	select {
-	case <-lost:
-	case <-time.After(10 * time.Second):
-		t.Error("nothing was told to be lost")
-	}
-	if err := put(ctx, s, "w", "after", "x", contents.PutOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	for seen := ""; seen != "after"; {
-		select {
-		case seen = <-changes:
-		case <-time.After(10 * time.Second):
-			t.Fatal("the change after those that were lost is not told")
-		}
-	}
-	end()
-	<-ended
-}
-
 // The end of a large file is read without the rest.
 func TestTheTailOfALargeFile(t *testing.T) {
 	s := embedded.open(t)
@@ -440,5 +395,45 @@ func TestTheTailOfALargeFile(t *testing.T) {
 	var tail bytes.Buffer
 	if _, err := tail.ReadFrom(body); err != nil || tail.String() != "def" {
 		t.Errorf("the tail is %q, %v", tail.String(), err)
+	}
+}
+
+// Close waits for a move whose caller has left, and leaves nothing running. What
+// it could not finish, the next gateway does.
+func TestCloseJoinsAMoveThatWasLeft(t *testing.T) {
+	const prefix = "test-close/"
+	ctx := ctxOf(t)
+	ignore := goleak.IgnoreCurrent()
+	s, err := s3store.New(ctx, s3store.Options{Client: embedded.client, Bucket: embedded.bucket, Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		if err := put(ctx, s, "w", fmt.Sprint("d/f", i), "x", contents.PutOptions{Parents: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left, leave := context.WithTimeout(ctx, 5*time.Millisecond)
+	defer leave()
+	if _, err := s.Move(left, "w", "d", "e", ""); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("move: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := goleak.Find(ignore, // but connections and their handlers
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).workerFunc"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+	); err != nil {
+		t.Error(err)
+	}
+	next := embedded.openAt(t, prefix)
+	entries, err := next.List(ctx, "w", "")
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("the root holds %v, %v: want one directory", entries, err)
+	}
+	if files, err := next.List(ctx, "w", entries[0].Path); err != nil || len(files) != 40 {
+		t.Errorf("%d files are in %s, %v: want 40", len(files), entries[0].Path, err)
 	}
 }

@@ -286,8 +286,8 @@ func TestAMoveSurvivesAKill(t *testing.T) {
 		t.Fatalf("a move takes %q requests, %v", out, err)
 	}
 	// All of the first steps and of the last, and some of the many in between.
-	steps := []int{1, 2, 5, movedFiles / 2, movedFiles, movedFiles + 10, requests / 2, requests - 60}
-	for n := requests - 12; n <= requests; n += 2 {
+	steps := []int{1, 5, movedFiles, movedFiles + 10, requests - 60}
+	for n := requests - 9; n <= requests; n += 3 {
 		steps = append(steps, n)
 	}
 	finished := 0
