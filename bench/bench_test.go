@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -69,6 +71,70 @@ func TestFiguresAreMediansWithTheirRangeAndVerdict(t *testing.T) {
 	}
 	if strings.Contains(page, agentCPU.name) {
 		t.Error("the page has a line without a figure")
+	}
+}
+
+func TestFigureIsJudgedAgainstTheServerThatItNames(t *testing.T) {
+	f := newFigures()
+	base, mine := subject{part: files, server: "stock"}, subject{part: files, server: "process"}
+	f.add(base, renameDirectory, 1)
+	f.add(mine, renameDirectory, 1000)
+	f.add(subject{part: files, server: "s3contents"}, renameDirectory, 4000)
+	f.add(base, lookUneven, 1)
+	f.add(mine, lookUneven, 2)
+	page, first := subject{part: lab, server: "stock"}, subject{part: lab, server: "process"}
+	f.add(page, firstVisit, 2000)
+	f.add(first, firstVisit, 2000)
+	f.add(page, nextVisit, 2000)
+	f.add(first, nextVisit, 2001)
+	text := f.page(nil, "", plan{rounds: 1})
+	for _, want := range []string{
+		"| rename a directory of 1000 files p50, ms | 1 | 1000 | 1000.0 | at most 1/3 of s3contents: met | 4000 | 1/4.0 | - | - |",
+		"| 1.00 | 2.00 | 2.0 | under 2 times: **missed** |",
+		"first visit of a new browser, p50, ms | 2000 | 2000 | 1.0 | no more: met |",
+		"next visit of the same browser, p50, ms | 2000 | 2001 | 1.0 | no more: **missed** |",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page lacks %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "ipykernel") {
+		t.Error("the page tells of a part that was not measured")
+	}
+}
+
+func TestChosenAreTheServersOfTheParts(t *testing.T) {
+	list, err := chosen("lab,files", "process,s3contents")
+	if got := fmt.Sprint(list); err != nil || got != "[process, files s3contents, files process, lab]" {
+		t.Errorf("%s, %v", got, err)
+	}
+	for _, c := range [][2]string{{"lab", "s3contents"}, {"lab,pages", "stock"}, {"lab", "stock,none"}, {"", "stock"}} {
+		if list, err := chosen(c[0], c[1]); err == nil {
+			t.Errorf("chosen %v for %q", list, c)
+		}
+	}
+}
+
+func TestNotebookHasTheSizeAskedForAndIsANotebook(t *testing.T) {
+	body := notebookOf(notebookSize, "x")
+	if off := float64(len(body))/notebookSize - 1; off < 0 || off > 0.05 {
+		t.Errorf("a notebook of %d bytes has %d", notebookSize, len(body))
+	}
+	var model struct {
+		Content struct {
+			Cells []struct{ ID string }
+			Minor int `json:"nbformat_minor"`
+		}
+	}
+	if err := json.Unmarshal(body, &model); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, cell := range model.Content.Cells {
+		seen[cell.ID] = true
+	}
+	if len(seen) == 0 || len(seen) != len(model.Content.Cells) || model.Content.Minor != 5 {
+		t.Errorf("%d ids of %d cells, nbformat 4.%d", len(seen), len(model.Content.Cells), model.Content.Minor)
 	}
 }
 

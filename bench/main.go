@@ -1,8 +1,7 @@
-// Bench measures kernelgw against a stock jupyter_server, and its files also
-// against s3contents: the same machine, the same kernel, the same client, in
-// turns. It starts both itself and writes a
-// page of Markdown. It fails when something does not work, never because it was
-// slow.
+// Bench measures kernelgw against a stock jupyter_server, and its files against
+// s3contents, too: the same machine, the same kernel, the same client, in turns.
+// It starts all of them itself and writes a page of Markdown. It fails when
+// something does not work, never because it was slow.
 //
 //	go run ./bench -o docs/performance.md
 //	go run ./bench -quick -parts files,lab
@@ -89,7 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer host.close()
 
-	about := describe(ctx, host)
+	about := describe(ctx, host, subjects)
 	figures := newFigures()
 	for round := range p.rounds {
 		for _, s := range subjects {

@@ -136,9 +136,8 @@ func (f *figures) notes(b *strings.Builder) {
 	if f.any(files) {
 		b.WriteString(`- The client of the files keeps its connection open, acknowledges at once and
   reads answers to their end. One request is under way at a time.
-- The notebook has some 1,200 cells of text, a fourth of them with a picture. Each
-  save differs from the one before, and is what JupyterLab's PUT is: the answer
-  has the hash, and a first checkpoint is there.
+- The notebook has some 430 cells with a hundred lines of output each, a fourth of
+  them with a picture, too. Each save differs from the one before.
 - jupyter_server's rename is one of the file system, whatever is in the directory.
   On S3 there is none: each file is copied and removed. kernelgw's keeps a journal,
   too, so that a rename that was killed is finished.
