@@ -5,7 +5,7 @@
 //
 // The directory belongs to the kernel, which is hostile and changes it at any
 // moment: each file is reached from the directory's descriptor without following
-// a link (tree.go), and nothing of it is believed to be as it was a moment ago.
+// a link (tree.go, place.go), and nothing of it is believed to be as it was a moment ago.
 //
 // Each path is one question with three sides: what is here, what is in the
 // store, and what both were when they were last the same (table.go). reconcile.go
