@@ -1,6 +1,7 @@
 package kernelgw
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -39,17 +40,37 @@ type steadyBody struct {
 
 func (b *steadyBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		// From here on net/http reads only to see whether the client leaves, and
+		// would take the deadline for that: the handler may take its time.
+		_ = b.pace.set(time.Time{})
+		return n, err
+	}
 	b.pace.moved(n)
 	return n, err
 }
 
-// steadyWriter is an answer that may take long while it goes.
+// steadyWriter is an answer that may take long while it goes, and before.
 type steadyWriter struct {
 	http.ResponseWriter
-	pace steady
+	pace steady // started with the answer
+}
+
+func (w *steadyWriter) begin() {
+	if w.pace.started.IsZero() {
+		w.pace.started = time.Now()
+		w.pace.moved(0)
+	}
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *steadyWriter) WriteHeader(status int) {
+	w.begin()
+	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *steadyWriter) Write(p []byte) (int, error) {
+	w.begin()
 	n, err := w.ResponseWriter.Write(p)
 	w.pace.moved(n)
 	return n, err
@@ -65,5 +86,5 @@ func (s *Server) stream(c *call) {
 	if r := c.Request(); r.ContentLength != 0 {
 		r.Body = &steadyBody{r.Body, steady{set: connection.SetReadDeadline, patience: bodyTimeout, started: now}}
 	}
-	c.Response().Writer = &steadyWriter{c.Response().Writer, steady{set: connection.SetWriteDeadline, patience: writeTimeout, started: now}}
+	c.Response().Writer = &steadyWriter{c.Response().Writer, steady{set: connection.SetWriteDeadline, patience: writeTimeout}}
 }

@@ -1,6 +1,11 @@
 package kernelgw
 
 import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,4 +42,33 @@ func TestDeadlineOfATransferMovesWithItsBytes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A copy of a large directory, or the last chunk of a large upload, takes longer
+// than its small body, and than a small answer.
+func TestHandlerMayTakeLongerThanItsBodyAndItsAnswer(t *testing.T) {
+	const patience = 50 * time.Millisecond
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		now, connection := time.Now(), http.NewResponseController(w)
+		if err := errors.Join(connection.SetReadDeadline(now.Add(patience)), connection.SetWriteDeadline(now.Add(patience))); err != nil {
+			t.Error(err)
+		}
+		body := &steadyBody{r.Body, steady{set: connection.SetReadDeadline, patience: patience, started: now}}
+		answer := &steadyWriter{w, steady{set: connection.SetWriteDeadline, patience: patience}}
+		if _, err := io.ReadAll(body); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-r.Context().Done():
+			t.Error("the deadline ended a request whose body was there")
+		case <-time.After(10 * patience):
+		}
+		answer.WriteHeader(http.StatusNoContent)
+	}))
+	defer server.Close()
+	r, err := http.Post(server.URL, "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
 }
