@@ -16,7 +16,7 @@ import (
 	"kernelgw/contents"
 )
 
-// trashed is what one Delete removed. It is written before anything is removed:
+// trashed is what one Delete removed, or a part of that. It is written before anything is removed:
 // killed in between, the store shows a file as deleted that is still there, which
 // harms nobody, rather than the reverse.
 type trashed struct {
@@ -71,15 +71,7 @@ func (s *Store) delete(ctx context.Context, w *workspace, path, author, ifMatch 
 	if err != nil {
 		return err
 	}
-	if len(t.files) > 0 {
-		entry := trashed{Deleted: now(), Author: clip(author, maxAuthorBytes)}
-		for _, f := range t.files {
-			file := trashedFile{Path: f.path, Version: f.version, Size: f.size, Modified: f.modified}
-			if r, ok := records[f.path]; ok {
-				file.Record = &r
-			}
-			entry.Files = append(entry.Files, file)
-		}
+	for _, entry := range trashOf(t, records, author) {
 		if err := s.putTrash(ctx, w, strings.ToLower(ulid.Make().String()), entry, condition{}); err != nil {
 			return err
 		}
@@ -96,6 +88,26 @@ func (s *Store) delete(ctx context.Context, w *workspace, path, author, ifMatch 
 	}
 	t.tellDeleted(w, "api")
 	return nil
+}
+
+// maxTrashed is how many files an entry has: it is read and written whole, and
+// with the longest paths of a large tree it would be more than can be read again.
+const maxTrashed = 1000
+
+// trashOf returns the entries of a tree.
+func trashOf(t *tree, records map[string]record, author string) (entries []trashed) {
+	for some := range slices.Chunk(t.files, maxTrashed) {
+		entry := trashed{Deleted: now(), Author: clip(author, maxAuthorBytes)}
+		for _, f := range some {
+			file := trashedFile{Path: f.path, Version: f.version, Size: f.size, Modified: f.modified}
+			if r, ok := records[f.path]; ok {
+				file.Record = &r
+			}
+			entry.Files = append(entry.Files, file)
+		}
+		entries = append(entries, entry)
+	}
+	return entries
 }
 
 // tellDeleted publishes that a tree is gone, from below.
