@@ -79,6 +79,8 @@ func (l *link) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, message = http.StatusRequestEntityTooLarge, err.Error()
 	case r.Context().Err() != nil:
 		return // nobody waits for it
+	case errors.Is(err, errCutShort):
+		message = errCutShort.Error() // the sandbox's own doing, as often as it likes: nothing for the log
 	default:
 		l.Log.Warn("a sandbox's files could not be synced", "workspace", l.workspace, "method", r.Method, "error", err)
 	}

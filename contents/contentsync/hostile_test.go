@@ -1,11 +1,13 @@
 package contentsync_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -13,9 +15,12 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/sys/unix"
 
 	"kernelgw/contents"
@@ -208,6 +213,54 @@ func TestAttackLengths(t *testing.T) {
 		if _, err := a.store.Stat(t.Context(), "w", p); !errors.Is(err, contents.ErrNotFound) {
 			t.Errorf("%s: %v", p, err)
 		}
+	}
+}
+
+// written counts what is written.
+type written struct{ atomic.Int64 }
+
+func (w *written) Write(p []byte) (int, error) {
+	w.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// An attacker may do so thousands of times a second.
+func TestAttackBodiesThatAreCutShortFillNoLog(t *testing.T) {
+	var logged written
+	a := attack(t, func(o *contentsync.Options) { o.Log = slog.New(slog.NewTextHandler(&logged, nil)) })
+	if _, err := io.WriteString(a.conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	frames := http2.NewFramer(a.conn, a.conn)
+	if err := frames.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	for i, length := range []string{"10", "500000"} {
+		stream := uint32(2*i + 1)
+		var block bytes.Buffer
+		for _, field := range [][2]string{
+			{":method", "PUT"}, {":scheme", "http"}, {":authority", "x"}, {":path", content("f")}, {"content-length", length}, {"if-none-match", "*"},
+		} {
+			if err := hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: field[0], Value: field[1], Sensitive: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(
+			frames.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}),
+			frames.WriteData(stream, true, []byte("abc")),
+		); err != nil {
+			t.Fatal(err)
+		}
+		for answered := false; !answered; {
+			frame, err := frames.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, answered = frame.(*http2.HeadersFrame)
+		}
+	}
+	if n := logged.Load(); n > 0 {
+		t.Errorf("%d bytes were logged", n)
 	}
 }
 

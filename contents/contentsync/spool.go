@@ -89,5 +89,8 @@ func (p *patient) Read(b []byte) (int, error) {
 	p.control.SetReadDeadline(time.Now().Add(bodySilence))
 	n, err := p.Reader.Read(b)
 	p.left -= int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = errors.Join(errCutShort, err)
+	}
 	return n, err
 }
