@@ -151,3 +151,15 @@ func TestConfigPatchesAtOnceAllWin(t *testing.T) {
 		t.Errorf("%d of 20 patches are there", len(values))
 	}
 }
+
+// Documents do not count for the quota: their number must end.
+func TestSectionsAreSoMany(t *testing.T) {
+	c := newSite(t, frontend.Options{})
+	for i := range 100 {
+		c.want(http.StatusNoContent, c.ask("PUT", fmt.Sprint("api/config/s", i), "{}"))
+	}
+	c.want(http.StatusForbidden, c.ask("PUT", "api/config/more", "{}"))
+	c.want(http.StatusForbidden, c.ask("PATCH", "api/config/more", "{}"))
+	c.want(http.StatusNoContent, c.ask("PUT", "api/config/s1", `{"a": 1}`))
+	c.want(http.StatusNoContent, c.ask("PUT", "api/config/s1", "{}", "Test-User", "local:bob"))
+}

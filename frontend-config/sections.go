@@ -7,11 +7,16 @@ import (
 	"io/fs"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 )
 
 // section is what a section of the configuration may be called.
 var section = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
+
+// maxSections bounds how many sections a user keeps: the applications have fewer
+// than ten, and documents do not count for the quota.
+const maxSections = 100
 
 var lockSeed = maphash.MakeSeed()
 
@@ -68,12 +73,15 @@ func (f *Frontend) PatchConfig(w http.ResponseWriter, r *http.Request, at At) er
 	return writeJSON(w, r, values)
 }
 
+// sectionDocuments is the start of the names of documents with sections.
+const sectionDocuments = "config/"
+
 func sectionDocument(at At) (string, error) {
 	name := strings.Trim(at.Path, "/")
 	if !section.MatchString(name) {
 		return "", errorf(http.StatusNotFound, "There is no such section")
 	}
-	return "config/" + name, nil
+	return sectionDocuments + name, nil
 }
 
 // readObject reads a body that is a JSON object.
@@ -114,6 +122,13 @@ func (f *Frontend) writeSection(r *http.Request, at At, document string, values 
 	}
 	if len(body) > maxBody {
 		return errorf(http.StatusRequestEntityTooLarge, "The section would be larger than %d bytes", maxBody)
+	}
+	kept, err := f.o.Documents.ListDocuments(r.Context(), at.User, sectionDocuments)
+	if err != nil {
+		return unavailable("configuration", err)
+	}
+	if len(kept) >= maxSections && !slices.Contains(kept, document) {
+		return errorf(http.StatusForbidden, "There are %d sections, and no more are kept", len(kept))
 	}
 	if err := f.o.Documents.PutDocument(r.Context(), at.User, document, body); err != nil {
 		return unavailable("configuration", err)
