@@ -28,6 +28,7 @@ var behaviours = map[string]func(t *testing.T, at target){
 	"a sweep keeps what is pinned":                            sweepKeepsWhatIsPinned,
 	"a sweep empties the trash":                               sweepEmptiesTheTrash,
 	"history outlives the version that leads on":              historyOutlivesTheVersionThatLeadsOn,
+	"the quota holds for writes at once":                      quotaHoldsForWritesAtOnce,
 	"fifty writers of one file through one gateway and three": fiftyWritersOfOneFile,
 }
 
@@ -345,6 +346,38 @@ func sweepEmptiesTheTrash(t *testing.T, at target) {
 	}
 	if used, _, err := s.Usage(ctx, "w"); err != nil || used != int64(len("other")) {
 		t.Errorf("the workspace holds %d bytes, %v: want %d", used, err, len("other"))
+	}
+}
+
+// Writes that begin together must not each find the same room.
+func quotaHoldsForWritesAtOnce(t *testing.T, at target) {
+	const limit, size = 1000, 300
+	s := at.open(t, func(o *s3store.Options) { o.QuotaBytes = limit })
+	ctx := ctxOf(t)
+	var mu sync.Mutex
+	var full, other []error
+	var writers sync.WaitGroup
+	for i := range 20 {
+		writers.Go(func() {
+			err := put(ctx, s, "w", fmt.Sprint("f", i), strings.Repeat("x", size), contents.PutOptions{})
+			var quota *contents.QuotaError
+			mu.Lock()
+			defer mu.Unlock()
+			if errors.As(err, &quota) {
+				full = append(full, err)
+			} else if err != nil {
+				other = append(other, err)
+			}
+		})
+	}
+	writers.Wait()
+	used, _, err := s.Usage(ctx, "w")
+	if err != nil || len(other) > 0 || used != limit/size*size || len(full) != 20-limit/size {
+		t.Errorf("the workspace holds %d of %d bytes, %d writes were refused, %v %v", used, limit, len(full), err, other)
+	}
+	// What was refused, or has failed, keeps no room.
+	if err := put(ctx, s, "w", "small", strings.Repeat("x", limit%size), contents.PutOptions{}); err != nil {
+		t.Error(err)
 	}
 }
 

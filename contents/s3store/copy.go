@@ -40,9 +40,11 @@ func (s *Store) copy(ctx context.Context, w *workspace, from, to, author string)
 	if err := s.vacant(ctx, w, to); err != nil {
 		return contents.Entry{}, err
 	}
-	if err := s.room(ctx, w, t.size()); err != nil {
+	space, err := s.room(ctx, w, t.size())
+	if err != nil {
 		return contents.Entry{}, err
 	}
+	defer space.release()
 	copied := &tree{root: to}
 	for _, path := range t.directories {
 		copied.directories = append(copied.directories, t.rebased(path, to))
@@ -63,7 +65,7 @@ func (s *Store) copy(ctx context.Context, w *workspace, from, to, author string)
 		}
 		return contents.Entry{}, err
 	}
-	w.usage.add(t.size())
+	space.written()
 	entries, err := s.arrived(ctx, w, journal{To: to}, t)
 	if err != nil {
 		return contents.Entry{}, err

@@ -235,9 +235,11 @@ func (s *Store) restore(ctx context.Context, w *workspace, path, version, author
 	if err != nil {
 		return contents.Entry{}, err
 	}
-	if err := s.room(ctx, w, old.size); err != nil {
+	space, err := s.room(ctx, w, old.size)
+	if err != nil {
 		return contents.Entry{}, err
 	}
+	defer space.release()
 	meta := metadata{sha256: old.sha256, created: now.created, author: author, source: "restore", executable: old.executable}
 	key := s.base(w.name) + filesPart + fileKey(path)
 	s.known.forget(key)
@@ -245,6 +247,7 @@ func (s *Store) restore(ctx context.Context, w *workspace, path, version, author
 	if err != nil {
 		return contents.Entry{}, err
 	}
+	space.written()
 	return s.saved(ctx, w, path, key, made, object{etag: old.etag, size: old.size, metadata: meta})
 }
 

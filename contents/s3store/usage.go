@@ -14,6 +14,7 @@ type usage struct {
 	mu      sync.Mutex
 	counted bool
 	bytes   int64
+	coming  int64 // bytes of writes under way, for which there is room
 }
 
 // add takes note of bytes that were written, or freed when n is negative.
@@ -54,19 +55,55 @@ func (s *Store) used(ctx context.Context, w *workspace) (int64, error) {
 	return w.usage.bytes, nil
 }
 
-// room says whether so many bytes may be added.
-func (s *Store) room(ctx context.Context, w *workspace, wanted int64) error {
+// space is room for one write. It belongs to one goroutine.
+type space struct {
+	of    *usage
+	bytes int64
+	kept  bool // counted as coming
+}
+
+// room keeps room for so many bytes, until the caller calls written or release:
+// otherwise writes at once would each find the same room.
+func (s *Store) room(ctx context.Context, w *workspace, wanted int64) (*space, error) {
+	r := &space{of: &w.usage, bytes: wanted}
 	if s.quota <= 0 {
-		return nil
+		return r, nil
 	}
-	used, err := s.used(ctx, w)
-	if err != nil {
-		return err
+	if _, err := s.used(ctx, w); err != nil {
+		return nil, err
 	}
-	if used+wanted > s.quota {
-		return &contents.QuotaError{Used: used, Limit: s.quota, Wanted: wanted}
+	w.usage.mu.Lock()
+	defer w.usage.mu.Unlock()
+	if used := w.usage.bytes + w.usage.coming; used+wanted > s.quota {
+		return nil, &contents.QuotaError{Used: used, Limit: s.quota, Wanted: wanted}
 	}
-	return nil
+	w.usage.coming += wanted
+	r.kept = true
+	return r, nil
+}
+
+// written takes note that the bytes are there.
+func (r *space) written() {
+	r.of.mu.Lock()
+	defer r.of.mu.Unlock()
+	r.of.bytes += r.bytes
+	r.forget()
+}
+
+// release gives back the room of a write that has failed. After written it does
+// nothing.
+func (r *space) release() {
+	r.of.mu.Lock()
+	defer r.of.mu.Unlock()
+	r.forget()
+}
+
+// forget stops counting the bytes as coming; of.mu is held.
+func (r *space) forget() {
+	if r.kept {
+		r.kept = false
+		r.of.coming -= r.bytes
+	}
 }
 
 // mark returns the counter, for recount.

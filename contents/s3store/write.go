@@ -61,6 +61,7 @@ func (s *Store) save(ctx context.Context, w *workspace, path string, u upload, o
 	if remembered && !holds(o, now, true) {
 		remembered = false // it may be outdated: ask before saying no
 	}
+	var space *space
 	for range maxRaces {
 		if !remembered {
 			var err error
@@ -74,8 +75,12 @@ func (s *Store) save(ctx context.Context, w *workspace, path string, u upload, o
 			}
 		}
 		remembered = false
-		if err := s.room(ctx, w, u.size); err != nil {
-			return contents.Entry{}, err
+		if space == nil {
+			var err error
+			if space, err = s.room(ctx, w, u.size); err != nil {
+				return contents.Entry{}, err
+			}
+			defer space.release()
 		}
 		c := condition{etag: now.etag}
 		meta.created = now.created
@@ -89,11 +94,13 @@ func (s *Store) save(ctx context.Context, w *workspace, path string, u upload, o
 		etag, version, err := s.put(ctx, key, u, meta.encode(), c)
 		switch {
 		case err == nil:
+			space.written()
 			return s.saved(ctx, w, path, key, version, object{etag: etag, size: u.size, metadata: meta})
 		case errors.Is(err, errPrecondition), errors.Is(err, contents.ErrNotFound):
 			// Somebody else wrote or deleted it, or this very write arrived twice.
 			s.known.forget(key)
 			if mine, err := s.file(ctx, w, path); err == nil && mine.nonce == meta.nonce {
+				space.written()
 				return s.saved(ctx, w, path, key, mine.version, mine)
 			}
 		default:
@@ -135,7 +142,6 @@ func (s *Store) saved(ctx context.Context, w *workspace, path, key, version stri
 		}
 	}
 	s.known.set(key, o)
-	w.usage.add(o.size)
 	e := entryOf(path, o)
 	w.feed.publish(contents.Change{Path: path, Entry: e, Source: o.source})
 	return e, nil
