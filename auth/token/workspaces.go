@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"kernelgw/auth"
@@ -96,7 +97,10 @@ func madeWorkspaces(ctx context.Context, store registry.Store) (map[string][]str
 func (a *Authenticator) withMade(u User) User {
 	u.Workspaces = slices.Clone(u.Workspaces)
 	for _, w := range a.made[u.Name] {
-		if !slices.Contains(u.Workspaces, w) {
+		// What the single user of this server made, before it had a list of users,
+		// has a name like one of the configuration: it may be somebody else's now.
+		mine := u.owner || strings.HasPrefix(w, fullName(u.Name, false, ""))
+		if mine && !slices.Contains(u.Workspaces, w) {
 			u.Workspaces = append(u.Workspaces, w)
 		}
 	}

@@ -72,6 +72,25 @@ func TestMadeWorkspacesOfUsersDoNotCollide(t *testing.T) {
 	}
 }
 
+// A server of one user becomes one of many, and one of those is called as the one
+// was.
+func TestWorkspacesOfTheSingleUserAreNotThoseOfAUserOfItsName(t *testing.T) {
+	store := memory.New()
+	single := token.Single("secret")
+	users := usersOf(t, store, single)
+	if _, err := users.MakeWorkspace(t.Context(), principalOf(t, users, "secret"), "alice"); err != nil {
+		t.Fatal(err)
+	}
+	users = usersOf(t, store,
+		token.User{Name: single.Name, TokenHashes: []string{token.Hash("o")}}, token.User{Name: "alice", TokenHashes: []string{token.Hash("a")}})
+	if p := principalOf(t, users, "o"); p.Member("alice") {
+		t.Errorf("user %s is in %q", p.Subject, p.Workspaces)
+	}
+	if users = usersOf(t, store, single); !principalOf(t, users, "secret").Member("alice") {
+		t.Error("the single user has lost a workspace")
+	}
+}
+
 func TestMadeWorkspacesGoWithTheirUser(t *testing.T) {
 	a := token.User{Name: "a", TokenHashes: []string{token.Hash("a")}}
 	b := token.User{Name: "b", TokenHashes: []string{token.Hash("b")}}
