@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -112,7 +111,7 @@ type link struct {
 	author    string
 	rate      *rate.Limiter
 	uploads   chan struct{} // holds one for each body being taken
-	entries   atomic.Int64  // about how many the workspace has
+	entries   entries
 
 	mu       sync.Mutex
 	ended    bool           // guarded by mu: no request begins any more

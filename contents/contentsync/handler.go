@@ -136,7 +136,7 @@ func (l *link) getManifest(w http.ResponseWriter, r *http.Request) error {
 		// Without the last line the other side knows that it has not all.
 		panic(http.ErrAbortHandler)
 	}
-	l.entries.Store(n)
+	l.counted(n)
 	lines.Encode(agentapi.FilesEntry{End: true}) // the other side may be gone
 	return nil
 }
@@ -186,7 +186,7 @@ func (l *link) putContent(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	o := contents.PutOptions{
-		Author: l.author, Source: source, Parents: true,
+		Author: l.author, Source: source,
 		IfMatch: r.Header.Get("If-Match"), IfNone: r.Header.Get("If-None-Match") == "*",
 		Executable: r.Header.Get(agentapi.FilesExecutableHeader) == "1",
 	}
@@ -194,8 +194,10 @@ func (l *link) putContent(w http.ResponseWriter, r *http.Request) error {
 		// A link never overwrites what it has not seen.
 		return &refused{http.StatusPreconditionRequired, "a condition is missing"}
 	}
-	if o.IfNone && l.entries.Load() >= l.MaxEntries {
-		return &refused{http.StatusInsufficientStorage, "the workspace has too many files"}
+	if o.IfNone {
+		if err := l.hasRoom(r.Context()); err != nil {
+			return err
+		}
 	}
 	body, err := l.spool(w, r)
 	if err != nil {
@@ -203,11 +205,16 @@ func (l *link) putContent(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer body.Close()
 	e, err := l.Store.Put(r.Context(), l.workspace, p, body, o)
+	if errors.Is(err, contents.ErrNoParent) {
+		if _, err = l.makeDirectories(r.Context(), contents.Parent(p)); err == nil {
+			e, err = l.Store.Put(r.Context(), l.workspace, p, body, o)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	if o.IfNone {
-		l.entries.Add(1)
+		l.entries.n.Add(1)
 	}
 	answer(w, http.StatusOK, entryOf(e))
 	return nil
@@ -232,7 +239,7 @@ func (l *link) deleteContent(w http.ResponseWriter, r *http.Request) error {
 	if err := l.Store.Delete(r.Context(), l.workspace, p, l.author, tag); err != nil {
 		return err
 	}
-	l.entries.Add(-1)
+	l.entries.n.Add(-1)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -242,15 +249,9 @@ func (l *link) postDirectory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if l.entries.Load() >= l.MaxEntries {
-		return &refused{http.StatusInsufficientStorage, "the workspace has too many files"}
-	}
-	e, created, err := l.Store.MakeDirectory(r.Context(), l.workspace, p)
+	e, err := l.makeDirectories(r.Context(), p)
 	if err != nil {
 		return err
-	}
-	if created {
-		l.entries.Add(1)
 	}
 	answer(w, http.StatusOK, entryOf(e))
 	return nil
@@ -280,7 +281,7 @@ func (l *link) deleteDirectory(w http.ResponseWriter, r *http.Request) error {
 	if err := l.Store.Delete(r.Context(), l.workspace, p, l.author, ""); err != nil {
 		return err
 	}
-	l.entries.Add(-1)
+	l.entries.n.Add(-1)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

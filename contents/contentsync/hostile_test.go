@@ -278,6 +278,25 @@ func TestAttackManyEntriesAndBytesMeetTheLimits(t *testing.T) {
 	if refused < 70 {
 		t.Errorf("%d of 100 were refused with a limit of 20", refused)
 	}
+	// Directories count that a file or a directory brings along.
+	a = attack(t, func(o *contentsync.Options) { o.MaxEntries = 20 }).speak()
+	deep := strings.Repeat("d/", 30) + "f"
+	if code, text := a.do("PUT", content(deep), nil, "If-None-Match", "*", "Content-Length", "0"); code != http.StatusInsufficientStorage {
+		t.Errorf("a file below 30 directories with a limit of 20: %d %s", code, text)
+	}
+	if code, text := a.do("POST", agentapi.FilesDirectory+"?path="+url.QueryEscape(deep), nil); code != http.StatusInsufficientStorage {
+		t.Errorf("30 directories with a limit of 20: %d %s", code, text)
+	}
+	// What was there before counts, although nobody has asked for it.
+	a = attack(t, func(o *contentsync.Options) { o.MaxEntries = 20 }).speak()
+	for i := range 20 {
+		if _, err := a.store.Put(t.Context(), "w", fmt.Sprint("old", i), strings.NewReader(""), contents.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code, text := a.do("PUT", content("new"), nil, "If-None-Match", "*", "Content-Length", "0"); code != http.StatusInsufficientStorage {
+		t.Errorf("one more than 20 over a new link: %d %s", code, text)
+	}
 	a = attack(t, nil).speak()
 	a.store.Limit(10_000)
 	code, text := a.do("PUT", content("f"), strings.NewReader(strings.Repeat("x", 20_000)), "If-None-Match", "*")
