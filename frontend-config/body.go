@@ -30,14 +30,14 @@ func internal(cause error) error {
 	return &Error{Status: http.StatusInternalServerError, Message: "The answer cannot be made", Cause: cause}
 }
 
-// readBody reads a request's body.
-func readBody(r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+// readBody reads a request's body, of at most so many bytes.
+func readBody(r *http.Request, most int) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(most)+1))
 	switch {
 	case err != nil:
 		return nil, &Error{Status: http.StatusBadRequest, Message: "The body cannot be read", Cause: err}
-	case len(body) > maxBody:
-		return nil, errorf(http.StatusRequestEntityTooLarge, "The body is larger than %d bytes", maxBody)
+	case len(body) > most:
+		return nil, errorf(http.StatusRequestEntityTooLarge, "The body is larger than %d bytes", most)
 	case !utf8.Valid(body):
 		return nil, errorf(http.StatusBadRequest, "The body is not UTF-8")
 	}
@@ -46,7 +46,7 @@ func readBody(r *http.Request) ([]byte, error) {
 
 // readJSON reads a request's body into a value.
 func readJSON(r *http.Request, into any) error {
-	body, err := readBody(r)
+	body, err := readBody(r, maxBody)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // Documents keeps small texts per owner: settings, layouts, configuration.
@@ -129,7 +131,13 @@ type Frontend struct {
 	ids        []string // of settings, sorted
 
 	patching [64]sync.Mutex // by owner and section: see PatchConfig
+	// listing holds one for each list of documents that is being made, which is
+	// in memory several times meanwhile.
+	listing *semaphore.Weighted
 }
+
+// maxListing is how many lists of documents are made at a time.
+const maxListing = 4
 
 // New reads the front end's files. Its error says what is missing in Dir.
 func New(o Options) (*Frontend, error) {
@@ -145,7 +153,7 @@ func New(o Options) (*Frontend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the front end, which make frontend fetches: %w", err)
 	}
-	f := &Frontend{o: o, root: root}
+	f := &Frontend{o: o, root: root, listing: semaphore.NewWeighted(maxListing)}
 	if err := f.load(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("cannot read the front end in %s, which make frontend fetches: %w", o.Dir, err)

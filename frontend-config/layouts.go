@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -19,6 +20,10 @@ import (
 // maxLayouts bounds how many layouts a user keeps in a workspace: every open
 // page asks for all of them every ten seconds.
 const maxLayouts = 50
+
+// maxLayout bounds a layout, in bytes, since all are answered at once. One of
+// thirty documents has 15 KiB.
+const maxLayout = 256 << 10
 
 // maxLayoutName bounds the name of a layout, in bytes.
 const maxLayoutName = 100
@@ -65,17 +70,30 @@ func parseLayout(body []byte, modified time.Time) (layout, error) {
 
 // ListWorkspaces answers with the user's layouts: lab/api/workspaces.
 func (f *Frontend) ListWorkspaces(w http.ResponseWriter, r *http.Request, at At) error {
-	names, err := f.o.Documents.ListDocuments(r.Context(), at.User, layoutDocuments(at))
+	body, err := f.layouts(r.Context(), at)
 	if err != nil {
-		return unavailable("layouts", err)
+		return err
+	}
+	return writeText(w, r, "application/json", body)
+}
+
+// layouts returns all layouts of a user in a workspace, as Lab reads them.
+func (f *Frontend) layouts(ctx context.Context, at At) ([]byte, error) {
+	if err := f.listing.Acquire(ctx, 1); err != nil {
+		return nil, unavailable("layouts", err)
+	}
+	defer f.listing.Release(1)
+	names, err := f.o.Documents.ListDocuments(ctx, at.User, layoutDocuments(at))
+	if err != nil {
+		return nil, unavailable("layouts", err)
 	}
 	slices.Sort(names)
 	found := make([]*layout, len(names))
-	group, ctx := errgroup.WithContext(r.Context())
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for i, name := range names {
 		group.Go(func() error {
-			body, modified, err := f.o.Documents.GetDocument(ctx, at.User, name)
+			body, modified, err := f.o.Documents.GetDocument(groupCtx, at.User, name)
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // deleted since
 			}
@@ -89,7 +107,7 @@ func (f *Frontend) ListWorkspaces(w http.ResponseWriter, r *http.Request, at At)
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return err
+		return nil, err
 	}
 	ids, values := []string{}, []layout{}
 	for _, l := range found {
@@ -97,7 +115,11 @@ func (f *Frontend) ListWorkspaces(w http.ResponseWriter, r *http.Request, at At)
 			ids, values = append(ids, l.id()), append(values, *l)
 		}
 	}
-	return writeJSON(w, r, map[string]any{"workspaces": map[string]any{"ids": ids, "values": values}})
+	body, err := json.Marshal(map[string]any{"workspaces": map[string]any{"ids": ids, "values": values}})
+	if err != nil {
+		return nil, internal(err)
+	}
+	return body, nil
 }
 
 // GetWorkspace answers with a layout, empty when there is none of that name:
@@ -128,7 +150,7 @@ func (f *Frontend) PutWorkspace(w http.ResponseWriter, r *http.Request, at At) e
 	if err != nil {
 		return err
 	}
-	body, err := readBody(r)
+	body, err := readBody(r, maxLayout)
 	if err != nil {
 		return err
 	}

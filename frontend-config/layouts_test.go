@@ -78,7 +78,7 @@ func TestLayoutsThatAreNotValidAreRefused(t *testing.T) {
 		c.want(http.StatusBadRequest, c.ask("PUT", "lab/api/workspaces/"+name, `{"data": {}, "metadata": {"id": "x"}}`))
 		c.want(http.StatusBadRequest, c.ask("DELETE", "lab/api/workspaces/"+name, ""))
 	}
-	c.want(http.StatusRequestEntityTooLarge, c.ask("PUT", "lab/api/workspaces/x", strings.Repeat(" ", 1<<20+1)))
+	c.want(http.StatusRequestEntityTooLarge, c.ask("PUT", "lab/api/workspaces/x", strings.Repeat(" ", 256<<10+1)))
 }
 
 func TestLayoutsAreBounded(t *testing.T) {

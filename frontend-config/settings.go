@@ -18,6 +18,10 @@ const timestamp = "2006-01-02T15:04:05.000000Z"
 // settingDocument is the start of the names of documents with settings.
 const settingDocument = "settings/"
 
+// maxSetting bounds what a user writes as the settings of one plugin, in bytes,
+// since those of all are answered at once.
+const maxSetting = 128 << 10
+
 // atOnce bounds the documents that one request reads at the same time.
 const atOnce = 8
 
@@ -38,9 +42,22 @@ func (f *Frontend) ListSettings(w http.ResponseWriter, r *http.Request, at At) e
 		}
 		return writeJSON(w, r, map[string]any{"settings": list})
 	}
-	users, err := f.changedSettings(r.Context(), at.User)
+	body, err := f.allSettings(r.Context(), at.User)
 	if err != nil {
 		return err
+	}
+	return writeText(w, r, "application/json", body)
+}
+
+// allSettings returns all settings of a user, as Lab reads them.
+func (f *Frontend) allSettings(ctx context.Context, user string) ([]byte, error) {
+	if err := f.listing.Acquire(ctx, 1); err != nil {
+		return nil, unavailable("settings", err)
+	}
+	defer f.listing.Release(1)
+	users, err := f.changedSettings(ctx, user)
+	if err != nil {
+		return nil, err
 	}
 	var body bytes.Buffer
 	body.WriteString(`{"settings":[`)
@@ -55,7 +72,7 @@ func (f *Frontend) ListSettings(w http.ResponseWriter, r *http.Request, at At) e
 		f.settings[id].write(&body, user)
 	}
 	body.WriteString("]}")
-	return writeText(w, r, "application/json", body.Bytes())
+	return body.Bytes(), nil
 }
 
 // changedSettings reads what a user changed, by id.
@@ -170,6 +187,9 @@ func (f *Frontend) PutSetting(w http.ResponseWriter, r *http.Request, at At) err
 	}
 	if body.Raw == nil {
 		return errorf(http.StatusBadRequest, `The body must be {"raw": "..."}`)
+	}
+	if len(*body.Raw) > maxSetting {
+		return errorf(http.StatusRequestEntityTooLarge, "The settings are larger than %d bytes", maxSetting)
 	}
 	_, values, err := parseSettings(*body.Raw)
 	if err != nil {

@@ -113,7 +113,7 @@ func TestSettingsThatAreNotValidAreRefused(t *testing.T) {
 		"invalid UTF-8":       "{\"raw\": \"{\xff}\"}",
 		"NUL":                 put("{\x00}"),
 		"deep array":          put(strings.Repeat("[", 100_000)),
-		"deep object":         put(strings.Repeat(`{"a":`, 100_000)),
+		"deep object":         put(strings.Repeat(`{"a":`, 20_000)),
 		"deep after a string": put(`{"\\":"` + `\"", "b": ` + strings.Repeat("[", 100_000)),
 		"deep in a comment":   put("/* */" + strings.Repeat("[", 100_000)),
 		"deep body":           strings.Repeat("[", 100_000),
@@ -126,6 +126,7 @@ func TestSettingsThatAreNotValidAreRefused(t *testing.T) {
 		}
 	}
 	c.want(http.StatusRequestEntityTooLarge, c.ask("PUT", themes, put(`{"theme": "`+strings.Repeat("x", 1<<20)+`"}`)))
+	c.want(http.StatusRequestEntityTooLarge, c.ask("PUT", themes, put(`{} //`+strings.Repeat("x", 128<<10)+"\n")))
 	for _, id := range []string{"@jupyterlab/apputils-extension:nothing", "nothing", "../../package.json", "@jupyterlab/apputils-extension/themes.json", "%2e%2e", "x%00"} {
 		c.want(http.StatusNotFound, c.ask("PUT", "lab/api/settings/"+id, put("{}")))
 		c.want(http.StatusNotFound, c.ask("GET", "lab/api/settings/"+id, ""))
