@@ -386,7 +386,7 @@ func TestKernelPingsWithoutReading(t *testing.T) {
 	assertMemory(t, 64<<20, func() {
 		_, _, err := attack(t, Options{BacklogBytes: 1 << 10}, func(conn net.Conn) {
 			pings := bytes.Repeat(command("PING", append([]byte{0, 0}, "0123456789abcdef"...)), 10000)
-			for range 40 {
+			for range 20 {
 				if _, err := conn.Write(pings); err != nil {
 					return
 				}

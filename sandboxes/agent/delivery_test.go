@@ -387,11 +387,11 @@ func TestKernelThatDropsWhatNobodyReadsIsAlwaysRead(t *testing.T) {
 }
 
 func TestClientSlowerThanLargeMessagesLosesNothing(t *testing.T) {
-	r := start(t, func(o *Options) { o.Config.LogBytes = 1 << 20 })
+	r := start(t, func(o *Options) { o.Config.LogBytes = 8 << 20 })
 	p := r.connect("s", wsproto.V1)
-	id := p.execute("print 100 300000") // thirty times the log, more than buffers hold
+	id := p.execute("print 200 300000") // eight times the log, more than buffers hold
 	lines, lost := p.flood(id, func() { time.Sleep(5 * time.Millisecond) })
-	checkReplay(t, lines, 100)
+	checkReplay(t, lines, 200)
 	if lost > 0 {
 		t.Errorf("%d lines were lost", lost)
 	}
