@@ -33,7 +33,9 @@ type spool struct {
 	all    *atomic.Int64 // what all spools hold in memory; nil: that does not matter
 	mine   int64         // of it
 	file   *os.File
-	mapped []byte
+	// up to checked there is room for it in the file system.
+	checked int64
+	mapped  []byte
 }
 
 func (h *Handlers) spool(limit int64) *spool {
@@ -52,6 +54,12 @@ func (s *spool) Write(p []byte) (int, error) {
 	}
 	if err := s.toFile(); err != nil {
 		return 0, err
+	}
+	if s.size > s.checked {
+		if err := SpoolRoom(s.file, roomEvery); err != nil {
+			return 0, err
+		}
+		s.checked = s.size + roomEvery
 	}
 	n, err := s.file.Write(p)
 	if err != nil {
@@ -102,10 +110,38 @@ func (s *spool) toFile() error {
 	if err := os.Remove(file.Name()); err != nil {
 		return fmt.Errorf("cannot spool: %w", err)
 	}
+	if err := SpoolRoom(file, roomEvery); err != nil {
+		return err
+	}
+	s.checked = roomEvery
 	if _, err := file.Write(s.memory); err != nil {
 		return fmt.Errorf("cannot spool: %w", err)
 	}
 	s.free()
+	return nil
+}
+
+const (
+	// roomEvery is how much is written to a file before it is seen again whether
+	// there is room.
+	roomEvery = 16 << 20
+	// roomKept is what spools leave free of a file system, but at most a twentieth
+	// of it: without that, a few people who read large files at once would keep all
+	// others from saving small ones.
+	roomKept = 1 << 30
+)
+
+// SpoolRoom refuses when a file system has no room for so many bytes of a body that
+// waits in a file of it.
+func SpoolRoom(file *os.File, wanted int64) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Fstatfs(int(file.Fd()), &fs); err != nil {
+		return fmt.Errorf("cannot spool: %w", err)
+	}
+	free, total := int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
+	if free-wanted < min(roomKept, total/20) {
+		return fmt.Errorf("cannot spool: %d bytes are free, which is kept for others", free)
+	}
 	return nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"kernelgw/contents"
 )
 
 // inMemory is up to what size a body is kept in memory.
@@ -55,6 +57,10 @@ func (l *link) spool(w http.ResponseWriter, r *http.Request) (*spooled, error) {
 		f.Close()
 		<-l.uploads
 	}}
+	if err := contents.SpoolRoom(f, r.ContentLength); err != nil {
+		s.Close()
+		return nil, err
+	}
 	n, err := io.Copy(f, &patient{r.Body, http.NewResponseController(w), r.ContentLength})
 	if err == nil && n != r.ContentLength {
 		err = errCutShort
