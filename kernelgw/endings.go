@@ -12,7 +12,7 @@ import (
 // ending is a route whose path goes on after a "*": the router knows none such,
 // but Jupyter's paths of files do (api/contents/PATH/checkpoints).
 type ending struct {
-	segments []string // ":id" stands for any
+	segments []string // ":id" stands for any but nothing
 	handle   echo.HandlerFunc
 }
 
@@ -57,9 +57,9 @@ func (e ending) match(given []string) (params map[string]string, ok bool) {
 	params = map[string]string{"*": strings.Join(given[:rest], "/")}
 	for i, want := range e.segments {
 		switch name, isParam := strings.CutPrefix(want, ":"); {
-		case isParam:
+		case isParam && given[rest+i] != "":
 			params[name] = given[rest+i]
-		case want != given[rest+i]:
+		case isParam || want != given[rest+i]:
 			return nil, false
 		}
 	}

@@ -127,6 +127,8 @@ func TestVersionsAreServedAsNobody(t *testing.T) {
 		t.Errorf("%q with %q", got.body, csp)
 	}
 	g.want(g.do("GET", "/v1/workspaces/math/files/a.html/versions/"+e.Version, "", "Authorization: token "+bobToken), 404)
+	// A client that has lost the id restores nothing.
+	g.want(g.ada("POST", "/v1/workspaces/math/files/a.html/versions//restore", ""), 404)
 }
 
 // What the file storage says reaches the client with a status that means
