@@ -17,7 +17,7 @@ var socketChecks = []check{
 	{name: "ErrorsArriveWhole", run: errorsArriveWhole},
 	{
 		name: "ManyPrintsAllArriveInOrder", run: manyPrints,
-		extension: &extension{because: "it drops output above 1000 messages or 1 MB a second", fails: "lines"},
+		extension: &extension{because: "it drops output above 1000 messages or 1 MB a second, and at times the idle after it", fails: "lines|reply true, idle false"},
 	},
 	{
 		name: "ShutdownTellsOpenSockets", run: shutdownTellsSockets,
