@@ -18,7 +18,7 @@ var changeChecks = []check{
 	{name: "ContentsSaveRefusesWhatItCannotStore", run: saveRefuses},
 	{
 		name: "ContentsSaveRefusesNonsense", run: saveRefusesNonsense,
-		extension: &extension{because: "it answers 500, or saves something", fails: "answered (200|500)"},
+		extension: &extension{because: "it answers 500, or saves something", fails: "answered (200|404|500)"},
 	},
 	{
 		name: "ContentsSaveWithoutParentSaysSo", run: saveWithoutParent,

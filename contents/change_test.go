@@ -135,7 +135,8 @@ func TestDeletes(t *testing.T) {
 	s.do("POST", "/v1/trash/"+id+"/restore", nil).want(200).wantField("path", "d/x")
 	s.do("POST", "/v1/trash/"+id+"/restore", nil).want(404)
 	s.do("DELETE", "/v1/trash/"+id, nil).want(404)
-	s.do("DELETE", "/v1/trash", nil).want(204)
+	s.do("DELETE", "/v1/trash", nil).want(400)
+	s.do("DELETE", "/v1/trash?all=1", nil).want(204)
 	s.do("GET", "/v1/trash", nil).want(200).wantField("trash", []any{})
 }
 

@@ -153,9 +153,13 @@ func (h *Handlers) Undelete(w http.ResponseWriter, r *http.Request, at At) error
 	return answerJSON(w, http.StatusOK, entryOf(e))
 }
 
-// Purge answers DELETE v1/workspaces/NAME/trash/ID and, without ID, of all trash:
-// it goes for good.
+// Purge answers DELETE v1/workspaces/NAME/trash/ID and, for all of it,
+// v1/workspaces/NAME/trash?all=1: it goes for good. Without the query an empty ID,
+// as of an unset variable in a script, would empty the trash.
 func (h *Handlers) Purge(w http.ResponseWriter, r *http.Request, at At) error {
+	if at.ID == "" && r.URL.Query().Get("all") != "1" {
+		return &Error{Status: http.StatusBadRequest, Message: "Name a trash entry, or say ?all=1 to empty the trash"}
+	}
 	if err := h.o.Store.Purge(r.Context(), at.Workspace, at.ID); err != nil {
 		return failedID(err, "the trash", "entry", at.ID)
 	}

@@ -43,7 +43,7 @@ func fileRoutes() []Route {
 		native(post, "files/*/versions/:id/restore", "Make an old version the latest, as a new version", (*contents.Handlers).RestoreVersion),
 		native(get, "files/*/diff", "What changed between two versions: ?from=ID&to=ID", (*contents.Handlers).Diff),
 		native(get, "trash", "What was deleted and can be brought back", (*contents.Handlers).Trash),
-		native(del, "trash", "Empty the trash for good", (*contents.Handlers).Purge),
+		native(del, "trash", "Empty the trash for good: ?all=1", (*contents.Handlers).Purge),
 		native(del, "trash/:id", "Remove one deleted file for good", (*contents.Handlers).Purge),
 		native(post, "trash/:id/restore", "Bring a deleted file back", (*contents.Handlers).Undelete),
 		native(get, "usage", "Bytes in use, old versions included, and the limit", (*contents.Handlers).Usage),
