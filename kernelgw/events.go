@@ -156,15 +156,17 @@ func (s *Server) subscribeEvents(c *call) error {
 	if err != nil {
 		return err
 	}
+	// Before the answer: who has it hears everything that happens from then on.
+	events, stop := s.o.Events.listen(c.workspace)
 	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }} // guard has
 	conn, err := upgrader.Upgrade(c.Response(), r, nil)
 	c.Response().Status = http.StatusSwitchingProtocols // or the upgrader has answered
 	if err != nil {
+		stop()
 		s.sockets.leave(place)
 		return nil //nolint:nilerr // the client is gone
 	}
 	socket := &eventSocket{conn: conn, end: make(chan splice.Farewell, 1)}
-	events, stop := s.o.Events.listen(c.workspace)
 	revoked := c.who.Revoked
 	s.sockets.run(place, socket, func() {
 		defer stop()
