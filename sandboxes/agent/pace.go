@@ -6,22 +6,30 @@ import "time"
 // wait for them. Without it a client that is a little slower, as nbclient, would
 // lose most of some tens of megabytes of output to the budget of the log.
 //
-// Only large messages are waited for. A kernel's ZeroMQ queue is bounded in
-// messages (1000 in ipykernel) and beyond that it drops them and tells nobody,
-// the idle that ends a cell among them: many small ones must be read at any
-// time. A client that is too slow for those loses visibly, by the marker of what
-// left the log, and nothing but output.
+// It is for large messages. A kernel's ZeroMQ queue is bounded in messages (1000
+// in ipykernel) and beyond that it drops them and tells nobody, the idle that
+// ends a cell among them: many small ones must be read at any time, up to a rate
+// that leaves the readers some of the processor. A client that is too slow for
+// those loses visibly, by the marker of what left the log, and nothing but output.
 type pacer struct {
 	// set at construction
 	high, low uint64
 	progress  chan struct{} // a socket has written
 
-	timer *time.Timer // owned by the caller of appended
+	// owned by the caller of appended
+	timer *time.Timer
+	small int       // messages since the last look
+	since time.Time // of it
 }
 
 const (
 	paceSize = 64 << 10 // of a large message
 	paceRate = 4 << 20  // bytes a second: nobody is made slower than that
+
+	// Of small messages nobody is made slower than 50,000 a second (ipykernel
+	// sends 40,000 here), and what comes in a pause fits a kernel's queue.
+	paceBatch = 500
+	pacePause = 10 * time.Millisecond
 )
 
 func (p *pacer) init(budget int64) {
@@ -38,11 +46,24 @@ func (p *pacer) wrote() {
 	}
 }
 
-// appended waits after a large message while a client has too much before it.
+// appended is called for each message. It waits while a client has too much
+// before it, as long as that is safe.
 func (p *pacer) appended(h *hub, size int) {
-	if size < paceSize {
+	if size >= paceSize {
+		p.large(h, size)
 		return
 	}
+	if p.small++; p.small < paceBatch {
+		return
+	}
+	p.small = 0
+	if newest := h.events.Now(""); p.laggard(h, newest.Offset()) {
+		time.Sleep(pacePause - time.Since(p.since))
+	}
+	p.since = time.Now()
+}
+
+func (p *pacer) large(h *hub, size int) {
 	newest := h.events.Now("")
 	p.timer.Reset(time.Duration(size) * time.Second / paceRate)
 	for _, s := range *h.sockets.Load() {
