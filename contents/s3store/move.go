@@ -434,8 +434,8 @@ func (s *Store) resume(ctx context.Context, w *workspace) error {
 			continue
 		}
 		err = s.finish(ctx, w, j)
-		if errors.Is(err, contents.ErrUnavailable) || ctx.Err() != nil {
-			return err
+		if errors.Is(err, contents.ErrUnavailable) || errors.Is(err, contents.ErrBusy) || ctx.Err() != nil {
+			return err // to be tried again: a journal that stays would move what has its old name later
 		}
 		if err != nil {
 			// Trying again would not help, and the workspace must stay usable. The
