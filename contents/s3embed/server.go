@@ -83,6 +83,23 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	return s, nil
 }
 
+// answers waits for an answer of the server, whatever it says: it listens before
+// it has done with its standard output, which openDirectory takes away for a
+// moment.
+func (s *Server) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, s.Endpoint, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := s.HTTPClient.Do(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 func (s *Server) start(ctx context.Context, layout layout) (err error) {
 	s.backend, err = openDirectory(layout)
 	if err != nil {
@@ -121,7 +138,9 @@ func (s *Server) start(ctx context.Context, layout layout) (err error) {
 	defer timeout.Stop()
 	select {
 	case <-listening:
-		return nil
+		if err = s.answers(ctx); err == nil {
+			return nil
+		}
 	case <-s.ended:
 		return fmt.Errorf("cannot start the embedded S3 server: %w", s.err)
 	case <-timeout.C:
