@@ -140,12 +140,8 @@ func (s *Store) MakeCheckpoint(ctx context.Context, workspace, path, author, lab
 	}
 	defer release()
 	o, err := s.file(ctx, w, path)
-	if errors.Is(err, contents.ErrNotFound) {
-		if _, failed := s.directory(ctx, w, path); failed == nil {
-			err = contents.ErrIsDirectory
-		}
-	}
 	if err != nil {
+		err = s.orDirectory(ctx, w, path, err)
 		return contents.Checkpoint{}, fmt.Errorf("cannot make a checkpoint of %s: %w", path, err)
 	}
 	made := checkpoint{

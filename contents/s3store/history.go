@@ -35,10 +35,7 @@ func (s *Store) history(ctx context.Context, w *workspace, path string) ([]pastV
 	}
 	all, err := s.historyFrom(ctx, w, path, nil, r.Links)
 	if err == nil && len(all) == 0 {
-		if _, failed := s.directory(ctx, w, path); failed == nil {
-			return nil, contents.ErrIsDirectory
-		}
-		return nil, contents.ErrNotFound
+		return nil, s.orDirectory(ctx, w, path, contents.ErrNotFound)
 	}
 	return all, err
 }
@@ -219,13 +216,8 @@ func (s *Store) Restore(ctx context.Context, workspace, path, version, author st
 // restore copies a version of a claimed path above the latest.
 func (s *Store) restore(ctx context.Context, w *workspace, path, version, author string) (contents.Entry, error) {
 	now, err := s.file(ctx, w, path)
-	if errors.Is(err, contents.ErrNotFound) {
-		if _, failed := s.directory(ctx, w, path); failed == nil {
-			err = contents.ErrIsDirectory
-		}
-	}
 	if err != nil {
-		return contents.Entry{}, err
+		return contents.Entry{}, s.orDirectory(ctx, w, path, err)
 	}
 	id, err := s.locate(ctx, w, path, version)
 	if err != nil {

@@ -191,10 +191,8 @@ func (s *Store) open(ctx context.Context, w *workspace, path, version string, of
 		return empty()
 	}
 	err = translate(err)
-	if errors.Is(err, contents.ErrNotFound) && version == "" {
-		if _, failed := s.directory(ctx, w, path); failed == nil {
-			return nil, contents.Entry{}, contents.ErrIsDirectory
-		}
+	if err != nil && version == "" {
+		err = s.orDirectory(ctx, w, path, err)
 	}
 	if err != nil {
 		return nil, contents.Entry{}, err
@@ -285,3 +283,14 @@ func (r *reader) Read(p []byte) (int, error) {
 
 // Close implements io.Closer.
 func (r *reader) Close() error { return r.body.Close() }
+
+// orDirectory says of a file that was not found that a directory has its path,
+// if one has. Other errors stay as they are.
+func (s *Store) orDirectory(ctx context.Context, w *workspace, path string, err error) error {
+	if errors.Is(err, contents.ErrNotFound) {
+		if _, failed := s.directory(ctx, w, path); failed == nil {
+			return contents.ErrIsDirectory
+		}
+	}
+	return err
+}
