@@ -19,7 +19,7 @@ func stockPython(t *testing.T) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(python); err != nil {
-		t.Skip("the stock server is not installed: run scripts/setup-dev.sh")
+		t.Fatalf("%v: run make clients, which installs the stock server there", err)
 	}
 	return python
 }

@@ -147,11 +147,11 @@ var browserFiles = sync.OnceValues(func() (*frontend.Frontend, error) {
 	return frontend.New(frontend.Options{Dir: "../.cache/frontend", Documents: contentstest.NewFakeDocuments()})
 })
 
-// needFrontend skips a test that cannot do without.
+// needFrontend ends a test that cannot do without.
 func needFrontend(t *testing.T) {
 	t.Helper()
 	if _, err := browserFiles(); err != nil {
-		t.Skip("make frontend fetches what this test needs: ", err)
+		t.Fatalf("%v: run make frontend, which fetches what this test needs", err)
 	}
 }
 
