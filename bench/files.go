@@ -214,16 +214,18 @@ func (s subject) notebook(ctx context.Context, f *filer, p plan, out *figures) e
 	return err
 }
 
-// rename measures the directory's, there and back.
+// rename measures the directory's. Each time it gets a name of its own:
+// s3contents leaves the old directory's marker behind, and then refuses that name.
 func (s subject) rename(ctx context.Context, f *filer, p plan, out *figures) error {
-	at, to := directory, directory+"-renamed"
-	took, err := typical(p.files.renames, 0, func(int) error {
+	at := directory
+	took, err := typical(p.files.renames, 0, func(i int) error {
+		to := fmt.Sprintf("%s-%d", directory, i)
 		body, err := json.Marshal(map[string]string{"path": to})
 		if err != nil {
 			return err
 		}
 		_, err = f.do(ctx, http.MethodPatch, at, "", body, http.StatusOK)
-		at, to = to, at
+		at = to
 		return err
 	})
 	if err != nil {
