@@ -162,7 +162,13 @@ func (r *remote) manifest(ctx context.Context, each func(agentapi.FilesEntry)) e
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("cannot read the list of files: %w", refusal(resp))
 	}
-	lines := bufio.NewScanner(resp.Body)
+	return readManifest(resp.Body, each)
+}
+
+// readManifest calls each for every entry. It is an error when the last line does
+// not come.
+func readManifest(body io.Reader, each func(agentapi.FilesEntry)) error {
+	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxLine)
 	for n := 0; lines.Scan(); n++ {
 		var e agentapi.FilesEntry
@@ -192,12 +198,17 @@ func (r *remote) changes(ctx context.Context, lines chan<- agentapi.FilesChange)
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("cannot follow the store: %w", refusal(resp))
 	}
-	read := bufio.NewScanner(resp.Body)
-	read.Buffer(nil, maxLine)
 	silent := time.AfterFunc(3*agentapi.FilesHeartbeat, r.close)
 	defer silent.Stop()
+	return readChanges(ctx, resp.Body, func() { silent.Reset(3 * agentapi.FilesHeartbeat) }, lines)
+}
+
+// readChanges sends each line to lines, and calls heard before.
+func readChanges(ctx context.Context, body io.Reader, heard func(), lines chan<- agentapi.FilesChange) error {
+	read := bufio.NewScanner(body)
+	read.Buffer(nil, maxLine)
 	for read.Scan() {
-		silent.Reset(3 * agentapi.FilesHeartbeat)
+		heard()
 		var c agentapi.FilesChange
 		if err := json.Unmarshal(read.Bytes(), &c); err != nil {
 			return fmt.Errorf("cannot follow the store: %w", err)
@@ -274,7 +285,13 @@ func (r *remote) batch(ctx context.Context, paths []string, each func(agentapi.F
 	if resp.StatusCode != http.StatusOK {
 		return refusal(resp)
 	}
-	read := bufio.NewReaderSize(resp.Body, maxLine)
+	return readBatch(resp.Body, each)
+}
+
+// readBatch calls each for every file of an answer. It is an error when the last
+// line does not come.
+func readBatch(body io.Reader, each func(agentapi.FilesEntry, []byte)) error {
+	read := bufio.NewReaderSize(body, maxLine)
 	for {
 		line, err := read.ReadSlice('\n')
 		var e agentapi.FilesEntry
