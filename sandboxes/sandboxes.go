@@ -7,6 +7,7 @@ package sandboxes
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"regexp"
 	"time"
@@ -57,17 +58,38 @@ type Driver interface {
 	// is no error. A failed Destroy may be called again.
 	Destroy(ctx context.Context, id string) error
 
+	// SetNetworkPolicy changes what a sandbox may reach, at once and for open
+	// connections too. ErrNotFound when unknown, ErrInvalid when the policy makes
+	// no sense or Capabilities.NetworkPolicy is false.
+	SetNetworkPolicy(ctx context.Context, id string, policy NetworkPolicy) error
+
+	// Freeze stops all processes of a sandbox, the agent included, where they
+	// are; Thaw lets them go on. Both may be called twice. A frozen sandbox can be
+	// destroyed, and its memory stays in use. ErrNotFound when unknown or ended,
+	// ErrInvalid without Capabilities.Freeze.
+	Freeze(ctx context.Context, id string) error
+	Thaw(ctx context.Context, id string) error
+
+	// ExportLayer writes the writable layer of a sandbox, running or frozen, to w:
+	// a tar archive, compressed with zstd, that Spec.Layer of a new sandbox of the
+	// same image takes. What changes meanwhile may be in it or not. ErrNotFound
+	// when unknown, ErrInvalid without Capabilities.Layers.
+	ExportLayer(ctx context.Context, id string, w io.Writer) error
+
 	// Close releases what the Driver itself holds. Sandboxes keep running.
 	Close() error
 }
 
 // Capabilities are the abilities that differ between drivers or hosts.
 type Capabilities struct {
-	Isolated     bool // code inside cannot reach the host; false only for trusted modes
-	Network      bool // sandboxes have a network
-	MemoryLimit  bool // the host enforces Resources.MemoryBytes, beside the agent
-	ProcessLimit bool // the host enforces Resources.Processes, beside the agent
-	DiskLimit    bool // Resources.DiskBytes is enforced
+	Isolated      bool // code inside cannot reach the host; false only for trusted modes
+	Network       bool // sandboxes have a network
+	NetworkPolicy bool // Spec.Network is enforced
+	MemoryLimit   bool // the host enforces Resources.MemoryBytes, beside the agent
+	ProcessLimit  bool // the host enforces Resources.Processes, beside the agent
+	DiskLimit     bool // Resources.DiskBytes is enforced
+	Freeze        bool // Freeze and Thaw work
+	Layers        bool // ExportLayer and Spec.Layer work
 }
 
 // Spec describes a sandbox to create.
@@ -77,6 +99,31 @@ type Spec struct {
 	Labels      map[string]string // kept with the sandbox and returned by List
 	AgentConfig []byte            // given to the agent in a file that only it can read
 	Resources   Resources
+	Network     NetworkPolicy
+	Layer       string // file of an exported writable layer to start from; "" means an empty one
+}
+
+// Egress names what a NetworkPolicy starts from.
+type Egress string
+
+// The presets of NetworkPolicy. Whatever they say, private, link-local and
+// metadata addresses are never reached.
+const (
+	EgressNone     Egress = "none"     // nothing
+	EgressPackages Egress = "packages" // the common package indexes
+	EgressOpen     Egress = "open"     // every public host, over HTTP and HTTPS
+)
+
+// NetworkPolicy says what code in a sandbox may reach. The zero value is the
+// driver's default.
+type NetworkPolicy struct {
+	Egress Egress
+	// Allow lists more hosts: "example.org", "*.example.org" for all names below
+	// it, either with a port, as in "example.org:8443"; without, 80 and 443.
+	Allow []string
+	// Mirror is the URL of a package index that EgressPackages means instead of
+	// the public ones. It may be on a private address.
+	Mirror string
 }
 
 // Resources are a sandbox's limits. Zero means the driver's default.
@@ -85,6 +132,8 @@ type Resources struct {
 	MemoryBytes int64
 	Processes   int64
 	DiskBytes   int64 // of the writable layer
+	ShmBytes    int64 // of /dev/shm
+	OpenFiles   int64 // of each process
 }
 
 // Sandbox is what a driver knows of a sandbox.

@@ -31,7 +31,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 	dir := d.dir(id)
 	// What the agent needs to run a kernel as another user, and no more.
 	caps := []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETPCAP"}
-	tasks := taskLimit(limits)
+	tasks, files := taskLimit(limits), uint64(limits.OpenFiles)
 	oomScore := 500 // a host short of memory ends sandboxes before gateways
 	spec := specs.Spec{
 		Version: ociVersion,
@@ -54,7 +54,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 				// Per user and held by the sentry: a kernel, which has no
 				// capabilities, meets EAGAIN; the agent is another user.
 				{Type: "RLIMIT_NPROC", Soft: tasks, Hard: tasks},
-				{Type: "RLIMIT_NOFILE", Soft: 4096, Hard: 4096},
+				{Type: "RLIMIT_NOFILE", Soft: files, Hard: files},
 				{Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
 			},
 		},
@@ -64,8 +64,8 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=64k"}},
-			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits, 4)}},
-			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits, 2)}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits.ShmBytes)}},
+			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits.MemoryBytes / 2)}},
 			{Destination: AgentDir, Type: "bind", Source: filepath.Join(dir, runName), Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
 			{Destination: AgentBinary, Type: "bind", Source: d.opts.AgentPath, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
@@ -113,10 +113,8 @@ func cgroupLimits(limits sandboxes.Resources) *specs.LinuxResources {
 // what is too fast for it.
 func taskLimit(limits sandboxes.Resources) uint64 { return uint64(2*limits.Processes + 256) }
 
-// tmpfsSize is the option for a tmpfs of a fraction of the memory.
-func tmpfsSize(limits sandboxes.Resources, fraction int64) string {
-	return fmt.Sprintf("size=%dk", limits.MemoryBytes/fraction/1024)
-}
+// tmpfsSize is the option for a tmpfs of so many bytes.
+func tmpfsSize(bytes int64) string { return fmt.Sprintf("size=%dk", bytes/1024) }
 
 // agentVariables are what the runtime of the agent, a static Go program and root
 // inside, reads before the agent can say anything about it (package runtime,
@@ -164,7 +162,7 @@ func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
 		flags = append(flags, "--ignore-cgroups")
 	}
 	p.Runsc = append(append([]string{d.opts.Runsc}, flags...),
-		"run", "--detach", "--bundle", filepath.Join(dir, bundleName), "--pid-file", filepath.Join(dir, pidName), "s")
+		"run", "--detach", "--bundle", filepath.Join(dir, bundleName), "--pid-file", filepath.Join(dir, pidName), containerName)
 	return p
 }
 

@@ -72,13 +72,15 @@ func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.San
 
 // limits completes r from the defaults.
 func (d *Driver) limits(r sandboxes.Resources) (sandboxes.Resources, error) {
-	if r.CPUs < 0 || r.MemoryBytes < 0 || r.Processes < 0 || r.DiskBytes < 0 {
+	if r.CPUs < 0 || r.MemoryBytes < 0 || r.Processes < 0 || r.DiskBytes < 0 || r.ShmBytes < 0 || r.OpenFiles < 0 {
 		return r, fmt.Errorf("%w: a limit is negative", sandboxes.ErrInvalid)
 	}
 	r.CPUs = orDefault(r.CPUs, d.opts.Defaults.CPUs)
 	r.MemoryBytes = orDefault(r.MemoryBytes, d.opts.Defaults.MemoryBytes)
 	r.Processes = orDefault(r.Processes, d.opts.Defaults.Processes)
 	r.DiskBytes = orDefault(r.DiskBytes, d.opts.Defaults.DiskBytes)
+	r.ShmBytes = orDefault(r.ShmBytes, orDefault(d.opts.Defaults.ShmBytes, r.MemoryBytes/4))
+	r.OpenFiles = orDefault(r.OpenFiles, d.opts.Defaults.OpenFiles)
 	if r.MemoryBytes < minMemory {
 		return r, fmt.Errorf("%w: %s of memory; the least is %s", sandboxes.ErrInvalid, formatBytes(r.MemoryBytes), formatBytes(minMemory))
 	}
@@ -122,16 +124,12 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 		}
 	}
 	bundle := d.bundle(sb.Spec.ID, root, limits)
-	layer, err := homeLayer(root)
+	begins, err := d.beginLayer(sb.Spec.Layer, dir, root, limits)
 	if err != nil {
 		return err
 	}
-	if layer != nil {
-		path := filepath.Join(dir, layerName)
-		if err := os.WriteFile(path, layer, 0o600); err != nil {
-			return err
-		}
-		bundle.Annotations = map[string]string{layerAnnotation: path}
+	if begins {
+		bundle.Annotations = map[string]string{layerAnnotation: filepath.Join(dir, layerName)}
 	}
 	if err := writeJSON(filepath.Join(dir, bundleName), "config.json", bundle); err != nil {
 		return err
@@ -155,6 +153,18 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 		d.opts.Log.Warn("a sandbox ended while it was created", "sandbox", sb.Spec.ID)
 	}
 	return nil
+}
+
+// beginLayer writes what the writable layer begins with, if that is anything.
+func (d *Driver) beginLayer(exported, dir string, root Rootfs, limits sandboxes.Resources) (bool, error) {
+	if exported != "" {
+		return true, d.importLayer(exported, dir, limits)
+	}
+	home, err := homeLayer(root)
+	if err != nil || home == nil {
+		return false, err
+	}
+	return true, os.WriteFile(filepath.Join(dir, layerName), home, 0o600)
 }
 
 // startSupervisor starts the sandbox's supervisor and waits until it reports

@@ -63,6 +63,7 @@ func New(opts Options) (*Driver, error) {
 	opts.Defaults.MemoryBytes = orDefault(opts.Defaults.MemoryBytes, defaultMemory)
 	opts.Defaults.Processes = orDefault(opts.Defaults.Processes, defaultProcesses)
 	opts.Defaults.DiskBytes = orDefault(opts.Defaults.DiskBytes, defaultDisk)
+	opts.Defaults.OpenFiles = orDefault(opts.Defaults.OpenFiles, defaultOpenFiles)
 	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the state directory: %w", err)
 	}
@@ -103,7 +104,12 @@ func (d *Driver) Name() string { return Name }
 // that measures it; processes by a limit of the sentry's on tasks, which the
 // code inside cannot raise; disk by the size of the overlay.
 func (d *Driver) Capabilities() sandboxes.Capabilities {
-	return sandboxes.Capabilities{Isolated: true, MemoryLimit: true, ProcessLimit: true, DiskLimit: true}
+	return sandboxes.Capabilities{Isolated: true, MemoryLimit: true, ProcessLimit: true, DiskLimit: true, Freeze: true, Layers: true}
+}
+
+// SetNetworkPolicy implements sandboxes.Driver.
+func (d *Driver) SetNetworkPolicy(context.Context, string, sandboxes.NetworkPolicy) error {
+	return fmt.Errorf("%w: these sandboxes have no network", sandboxes.ErrInvalid)
 }
 
 // Kernelspecs implements sandboxes.Driver.

@@ -30,6 +30,9 @@ const (
 	pidName       = "sentry.pid"
 )
 
+// containerName is runsc's name of the one container in a sandbox.
+const containerName = "s"
+
 // processes are the host's processes of a sandbox.
 type processes struct {
 	Supervisor hostproc.ID   `json:"supervisor"`

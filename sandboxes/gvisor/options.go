@@ -33,7 +33,8 @@ type Options struct {
 	// its arguments. Empty means this program.
 	Supervisor string
 	// Defaults are the limits of a Spec that names none. What is zero here too
-	// becomes 2 GiB of memory, 1024 processes, 4 GiB of disk and no CPU limit.
+	// becomes 2 GiB of memory, 1024 processes, 4 GiB of disk, a quarter of the
+	// memory for /dev/shm, 4096 open files and no CPU limit.
 	Defaults sandboxes.Resources
 	// Log receives what went wrong with no caller to tell. Nil discards it.
 	Log *slog.Logger
@@ -69,6 +70,7 @@ const (
 	defaultMemory    = 2 << 30
 	defaultProcesses = 1024
 	defaultDisk      = 4 << 30
+	defaultOpenFiles = 4096
 )
 
 // FindRunsc returns the runsc binary to use: configured when not empty, else

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -127,6 +128,26 @@ func (d *Driver) Name() string { return Name }
 // Capabilities implements sandboxes.Driver.
 func (d *Driver) Capabilities() sandboxes.Capabilities {
 	return sandboxes.Capabilities{Network: true}
+}
+
+// SetNetworkPolicy implements sandboxes.Driver: the network is the host's.
+func (d *Driver) SetNetworkPolicy(context.Context, string, sandboxes.NetworkPolicy) error {
+	return fmt.Errorf("%w: driver process has no network policies", sandboxes.ErrInvalid)
+}
+
+// Freeze implements sandboxes.Driver.
+func (d *Driver) Freeze(context.Context, string) error {
+	return fmt.Errorf("%w: driver process cannot freeze", sandboxes.ErrInvalid)
+}
+
+// Thaw implements sandboxes.Driver.
+func (d *Driver) Thaw(context.Context, string) error {
+	return fmt.Errorf("%w: driver process cannot freeze", sandboxes.ErrInvalid)
+}
+
+// ExportLayer implements sandboxes.Driver: a sandbox has no layer of its own.
+func (d *Driver) ExportLayer(context.Context, string, io.Writer) error {
+	return fmt.Errorf("%w: driver process has no writable layers", sandboxes.ErrInvalid)
 }
 
 // Kernelspecs implements sandboxes.Driver: they are those of the host.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -178,6 +180,38 @@ func (f *Fake) Capabilities() sandboxes.Capabilities {
 	return f.host.caps
 }
 
+// SetNetworkPolicy implements sandboxes.Driver: List returns what was set.
+func (f *Fake) SetNetworkPolicy(ctx context.Context, id string, policy sandboxes.NetworkPolicy) error {
+	f.host.mu.Lock()
+	defer f.host.mu.Unlock()
+	b := f.host.boxes[id]
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case !f.host.caps.NetworkPolicy:
+		return fmt.Errorf("%w: this fake has no network policies", sandboxes.ErrInvalid)
+	case b == nil || !b.created:
+		return fmt.Errorf("cannot set the network policy of fake sandbox %q: %w", id, sandboxes.ErrNotFound)
+	}
+	b.sandbox.Spec.Network = policy
+	return nil
+}
+
+// Freeze implements sandboxes.Driver: goroutines cannot be stopped.
+func (f *Fake) Freeze(context.Context, string) error {
+	return fmt.Errorf("%w: a fake cannot freeze", sandboxes.ErrInvalid)
+}
+
+// Thaw implements sandboxes.Driver.
+func (f *Fake) Thaw(context.Context, string) error {
+	return fmt.Errorf("%w: a fake cannot freeze", sandboxes.ErrInvalid)
+}
+
+// ExportLayer implements sandboxes.Driver: there is no file system.
+func (f *Fake) ExportLayer(context.Context, string, io.Writer) error {
+	return fmt.Errorf("%w: a fake has no writable layers", sandboxes.ErrInvalid)
+}
+
 // Kernelspecs implements sandboxes.Driver.
 func (f *Fake) Kernelspecs(ctx context.Context, image string) (map[string]sandboxes.Kernelspec, error) {
 	if err := ctx.Err(); err != nil {
@@ -333,6 +367,7 @@ func (f *Fake) Close() error { return nil }
 func cloneSpec(s sandboxes.Spec) sandboxes.Spec {
 	s.Labels = maps.Clone(s.Labels)
 	s.AgentConfig = append([]byte(nil), s.AgentConfig...)
+	s.Network.Allow = slices.Clone(s.Network.Allow)
 	return s
 }
 
