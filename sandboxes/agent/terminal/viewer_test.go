@@ -32,7 +32,7 @@ func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // inBubble lets a client look at a terminal without a shell, in a bubble of
 // synctest, where waiting takes no time. served is closed when the terminal has
 // no more to do with the client.
-func inBubble(t *testing.T, test func(tm *terminal, client *websocket.Conn, served <-chan struct{})) {
+func inBubble(t *testing.T, test func(t *testing.T, tm *terminal, client *websocket.Conn, served <-chan struct{})) {
 	synctest.Test(t, func(t *testing.T) {
 		tm := &terminal{
 			log: slog.New(slog.DiscardHandler), dying: make(chan struct{}), drawn: make(chan struct{}, 1),
@@ -59,12 +59,14 @@ func inBubble(t *testing.T, test func(tm *terminal, client *websocket.Conn, serv
 		if err != nil {
 			t.Fatal(err)
 		}
-		test(tm, client, served)
-		ours.Close()
-		<-served
-		if left := tm.looking(); left != 0 {
-			t.Errorf("%d clients still look at the terminal", left)
-		}
+		defer func() {
+			ours.Close()
+			<-served
+			if left := tm.looking(); left != 0 {
+				t.Errorf("%d clients still look at the terminal", left)
+			}
+		}()
+		test(t, tm, client, served)
 	})
 }
 
@@ -90,7 +92,7 @@ func cutWithin(t *testing.T, served <-chan struct{}, least, most time.Duration) 
 }
 
 func TestAClientThatAnswersNoPingIsCutAndToldToComeBack(t *testing.T) {
-	inBubble(t, func(_ *terminal, client *websocket.Conn, served <-chan struct{}) {
+	inBubble(t, func(t *testing.T, _ *terminal, client *websocket.Conn, served <-chan struct{}) {
 		client.SetPingHandler(func(string) error { return nil })
 		ended := make(chan error, 1)
 		go func() {
@@ -110,14 +112,14 @@ func TestAClientThatAnswersNoPingIsCutAndToldToComeBack(t *testing.T) {
 }
 
 func TestAClientThatDoesNotReadIsCut(t *testing.T) {
-	inBubble(t, func(_ *terminal, _ *websocket.Conn, served <-chan struct{}) {
+	inBubble(t, func(t *testing.T, _ *terminal, _ *websocket.Conn, served <-chan struct{}) {
 		cutWithin(t, served, time.Second, writePatience+2*closeTime)
 	})
 }
 
 // The program goes on printing meanwhile, and others look at it.
 func TestAClientThatStopsReadingInTheMiddleOfOutputIsCut(t *testing.T) {
-	inBubble(t, func(tm *terminal, client *websocket.Conn, served <-chan struct{}) {
+	inBubble(t, func(t *testing.T, tm *terminal, client *websocket.Conn, served <-chan struct{}) {
 		if _, first, err := client.ReadMessage(); err != nil || !strings.Contains(string(first), "setup") {
 			t.Fatalf("first came %q, %v", first, err)
 		}
@@ -129,7 +131,7 @@ func TestAClientThatStopsReadingInTheMiddleOfOutputIsCut(t *testing.T) {
 }
 
 func TestAClientThatAnswersPingsStays(t *testing.T) {
-	inBubble(t, func(tm *terminal, client *websocket.Conn, served <-chan struct{}) {
+	inBubble(t, func(t *testing.T, tm *terminal, client *websocket.Conn, served <-chan struct{}) {
 		answer, pings := client.PingHandler(), 0
 		client.SetPingHandler(func(payload string) error {
 			pings++
@@ -149,9 +151,6 @@ func TestAClientThatAnswersPingsStays(t *testing.T) {
 			}
 		}()
 		time.Sleep(time.Hour)
-		if pings < 100 {
-			t.Errorf("%d pings came in an hour", pings)
-		}
 		tm.publish("late")
 		if text, ok := <-got; !ok || text != `["stdout","late"]` {
 			t.Errorf("after an hour came %q", text)
@@ -163,5 +162,8 @@ func TestAClientThatAnswersPingsStays(t *testing.T) {
 		}
 		client.Close()
 		<-got
+		if pings < 100 {
+			t.Errorf("%d pings came in an hour", pings)
+		}
 	})
 }
