@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,31 +29,56 @@ type PullOptions struct {
 	Name string
 	// Insecure allows plain HTTP. Addresses of this machine always may use it.
 	Insecure bool
+	// Bundle is a file with a sigstore bundle of the image's signature, besides
+	// those that are found where the image is. "" means the file beside a local
+	// image that has its name with .sigstore.json behind it.
+	Bundle   string
 	Progress *Progress
 }
 
 // Pull brings an image into the store, for this machine's architecture. Any
-// OCI or Docker image will do that holds a kernelspec. Credentials come from
-// Docker's configuration of the calling user.
+// OCI or Docker image will do that holds a kernelspec and that the policy
+// admits. Credentials come from Docker's configuration of the calling user.
 func (s *Store) Pull(ctx context.Context, opts PullOptions) (Image, error) {
-	img, err := s.pull(ctx, opts)
+	var img Image
+	err := s.withCandidate(ctx, opts, func(name, origin string, c *candidate) (err error) {
+		img, err = s.admit(ctx, name, origin, c, opts.Progress)
+		return err
+	})
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot pull %q: %w", opts.Ref, err)
 	}
 	return img, nil
 }
 
-func (s *Store) pull(ctx context.Context, opts PullOptions) (Image, error) {
+// withCandidate finds the image that opts name, and calls use with it, the name
+// that the store shall give it, and as what the policy judges it.
+func (s *Store) withCandidate(ctx context.Context, opts PullOptions, use func(name, origin string, c *candidate) error) error {
 	kind, file, local := strings.Cut(opts.Ref, ":")
+	useLocal := func(c *candidate, err error) error {
+		if err != nil {
+			return err
+		}
+		name := cmp.Or(opts.Name, strings.TrimSuffix(filepath.Base(file), ".tar"))
+		c.file = cmp.Or(opts.Bundle, file+bundleSuffix)
+		return use(name, localOrigin(name), c)
+	}
 	switch {
 	case local && kind == "oci":
-		img, err := fromLayout(file)
-		return s.putLocal(ctx, opts, file, img, err)
+		return useLocal(fromLayout(file))
 	case local && kind == "oci-archive":
-		return s.putArchive(ctx, opts, file)
+		dir, err := s.unpackArchive(ctx, file)
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		return useLocal(fromLayout(dir))
 	case local && kind == "docker-archive":
 		img, err := tarball.ImageFromPath(file, nil)
-		return s.putLocal(ctx, opts, file, img, err)
+		if err != nil {
+			return err
+		}
+		return useLocal(newCandidate(img, nil, nil))
 	}
 	var nameOpts []name.Option
 	if opts.Insecure {
@@ -60,59 +86,71 @@ func (s *Store) pull(ctx context.Context, opts PullOptions) (Image, error) {
 	}
 	ref, err := name.ParseReference(opts.Ref, nameOpts...)
 	if err != nil {
-		return Image{}, err
+		return err
 	}
-	if opts.Name == "" {
-		opts.Name = ref.Name()
+	// Before the registry is asked anything: a policy may be there to prevent it.
+	digest, _ := ref.(name.Digest)
+	if _, err := s.policy.allows(ref.Name(), digest.DigestStr()); err != nil {
+		return &RefusedError{opts.Ref, err}
 	}
 	opts.Progress.Say("asking %s for %s", ref.Context().RegistryStr(), ref.Identifier())
-	img, err := remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform()))
+	c, err := fromRegistry(ctx, ref)
 	if err != nil {
-		return Image{}, err
+		return err
 	}
-	return s.Put(ctx, opts.Name, img, opts.Progress)
+	c.file = opts.Bundle
+	return use(cmp.Or(opts.Name, ref.Name()), ref.Name(), c)
+}
+
+// fromRegistry asks for what ref names once: the tag may move, and what was
+// verified must be what is stored.
+func fromRegistry(ctx context.Context, ref name.Reference) (*candidate, error) {
+	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithPlatform(platform())}
+	desc, err := remote.Get(ref, options...)
+	if err != nil {
+		return nil, err
+	}
+	img, err := desc.Image()
+	if err != nil {
+		return nil, err
+	}
+	var index []byte
+	if desc.MediaType.IsIndex() {
+		index = desc.Manifest
+	}
+	return newCandidate(img, index, registrySource{ref.Context(), options})
 }
 
 func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
-func (s *Store) putLocal(ctx context.Context, opts PullOptions, file string, img v1.Image, err error) (Image, error) {
-	if err != nil {
-		return Image{}, err
-	}
-	if opts.Name == "" {
-		opts.Name = strings.TrimSuffix(filepath.Base(file), ".tar")
-	}
-	return s.Put(ctx, opts.Name, img, opts.Progress)
-}
-
-// putArchive unpacks a tarred layout aside, as carefully as a layer.
-func (s *Store) putArchive(ctx context.Context, opts PullOptions, file string) (Image, error) {
+// unpackArchive unpacks a tarred layout aside, as carefully as a layer. The
+// caller removes the directory.
+func (s *Store) unpackArchive(ctx context.Context, file string) (dir string, err error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return Image{}, err
+		return "", err
 	}
 	defer f.Close()
-	dir, err := os.MkdirTemp("", "kernelgw-archive-")
-	if err != nil {
-		return Image{}, err
+	if dir, err = os.MkdirTemp("", "kernelgw-archive-"); err != nil {
+		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return Image{}, err
+		return "", err
 	}
 	defer root.Close()
 	u := newUnpacker(root)
 	u.chown, u.maxBytes = false, s.maxBytes
 	defer u.close()
 	if err := u.unpack(ctx, f); err != nil {
-		return Image{}, err
+		return "", err
 	}
-	if err := noLinks(root); err != nil {
-		return Image{}, err
-	}
-	img, err := fromLayout(dir)
-	return s.putLocal(ctx, opts, file, img, err)
+	return dir, noLinks(root)
 }
 
 // noLinks refuses an archive with symlinks: the layout is read by their names,
@@ -127,7 +165,7 @@ func noLinks(root *os.Root) error {
 }
 
 // fromLayout picks this machine's image from an OCI image layout.
-func fromLayout(dir string) (v1.Image, error) {
+func fromLayout(dir string) (*candidate, error) {
 	path, err := layout.FromPath(dir)
 	if err != nil {
 		return nil, err
@@ -136,16 +174,27 @@ func fromLayout(dir string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fromIndex(index, 0)
+	img, from, err := fromIndex(index, 0)
+	if err != nil {
+		return nil, err
+	}
+	var raw []byte
+	if from != index { // which lists what is in the directory, and nobody signs
+		if raw, err = from.RawManifest(); err != nil {
+			return nil, err
+		}
+	}
+	return newCandidate(img, raw, layoutSource{path})
 }
 
-func fromIndex(index v1.ImageIndex, depth int) (v1.Image, error) {
+// fromIndex picks this machine's image, and returns the index that lists it.
+func fromIndex(index v1.ImageIndex, depth int) (v1.Image, v1.ImageIndex, error) {
 	if depth > 4 {
-		return nil, errors.New("its indexes are nested too deep")
+		return nil, nil, errors.New("its indexes are nested too deep")
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var seen []string
 	for _, desc := range manifest.Manifests {
@@ -157,14 +206,25 @@ func fromIndex(index v1.ImageIndex, depth int) (v1.Image, error) {
 		}
 		switch {
 		case desc.MediaType.IsImage():
-			return index.Image(desc.Digest)
+			img, err := index.Image(desc.Digest)
+			if err == nil && belongsToAnother(img) {
+				continue
+			}
+			return img, index, err
 		case desc.MediaType.IsIndex():
 			inner, err := index.ImageIndex(desc.Digest)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			return fromIndex(inner, depth+1)
 		}
 	}
-	return nil, fmt.Errorf("it has no image for %s; it has: %s", platform(), strings.Join(seen, ", "))
+	return nil, nil, fmt.Errorf("it has no image for %s; it has: %s", platform(), strings.Join(seen, ", "))
+}
+
+// belongsToAnother reports whether an image manifest is a signature or the
+// like, of the image that is its subject.
+func belongsToAnother(img v1.Image) bool {
+	m, err := img.Manifest()
+	return err == nil && m.Subject != nil
 }

@@ -28,11 +28,37 @@ var mountPoints = []string{"dev", "proc", "sys", "tmp", "run", "run/kernelgw"}
 // agentMountPoint is where the agent's binary is mounted: a file.
 const agentMountPoint = "run/kernelgw-agent"
 
-// Put writes img to the store and unpacks it, then names it ref; a name that
-// was there moves. An image without a usable kernelspec is refused, and the
-// error lists where one was looked for. When Put fails the store is as before,
-// but for blobs that a later Put or Remove cleans up.
+// Put writes img, an image of this host, to the store and unpacks it, then
+// names it ref; a name that was there moves. An image that the policy does not
+// admit is refused, and so is one without a usable kernelspec: the error lists
+// where one was looked for. When Put fails the store is as before, but for blobs
+// that a later Put or Remove cleans up.
 func (s *Store) Put(ctx context.Context, ref string, img v1.Image, p *Progress) (Image, error) {
+	c, err := newCandidate(img, nil, nil)
+	if err != nil {
+		return Image{}, fmt.Errorf("cannot read image %q: %w", ref, err)
+	}
+	return s.admit(ctx, ref, localOrigin(ref), c, p)
+}
+
+// admit stores the candidate when the policy admits it as of that origin. What
+// the policy saw is the manifest that is stored: everything else is named by
+// digests in it.
+func (s *Store) admit(ctx context.Context, ref, origin string, c *candidate, p *Progress) (Image, error) {
+	verdict := s.policy.judge(origin, c.manifest, false, c.signatures)
+	if verdict.Refused != nil {
+		return Image{}, &RefusedError{ref, verdict.Refused}
+	}
+	switch {
+	case verdict.Signer != "":
+		p.Say("signed by %s", verdict.Signer)
+	case verdict.Warning() != "":
+		p.Say("warning: %s", verdict.Warning())
+	}
+	return s.put(ctx, ref, c.image, verdict, p)
+}
+
+func (s *Store) put(ctx context.Context, ref string, img v1.Image, verdict Verdict, p *Progress) (Image, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return Image{}, err
@@ -45,13 +71,24 @@ func (s *Store) Put(ctx context.Context, ref string, img v1.Image, p *Progress) 
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot read image %q: %w", ref, err)
 	}
-	if _, err := os.Stat(s.rootfs(digest)); err != nil {
+	if digest.String() != verdict.Digest {
+		return Image{}, fmt.Errorf("cannot store image %q: it is %s, and %s was admitted", ref, digest, verdict.Digest)
+	}
+	known, err := s.readRecord(digest)
+	if err != nil {
+		return Image{}, err
+	}
+	if !s.whole(ctx, digest, known) {
 		if err := s.writeBlobs(ctx, img, p); err != nil {
 			return Image{}, fmt.Errorf("cannot store image %q: %w", ref, err)
 		}
-		if err := s.unpackImage(ctx, digest, p); err != nil {
+		if known.Tree, err = s.unpackImage(ctx, digest, p); err != nil {
 			return Image{}, fmt.Errorf("cannot unpack image %q: %w", ref, err)
 		}
+	}
+	known.learn(verdict.Origin, verdict.counted)
+	if err := s.writeRecord(digest, known); err != nil {
+		return Image{}, err
 	}
 	if err := s.setName(ref, img); err != nil {
 		return Image{}, err
@@ -82,6 +119,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	index.Manifests = slices.DeleteFunc(index.Manifests, func(d v1.Descriptor) bool {
 		return d.Digest == desc.Digest && (byDigest || d.Annotations[refAnnotation] == desc.Annotations[refAnnotation])
 	})
+	dropOrphans(&index)
 	if err := s.writeIndex(index); err != nil {
 		return err
 	}
@@ -100,6 +138,7 @@ func (s *Store) Prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	dropOrphans(&index)
 	if err := s.writeIndex(index); err != nil { // a new store has none
 		return err
 	}
@@ -121,6 +160,9 @@ func (s *Store) collect(index v1.IndexManifest) error {
 		if err := os.Rename(filepath.Join(s.dir, "rootfs", d.Name()), aside); err != nil {
 			return fmt.Errorf("cannot clean image store: %w", err)
 		}
+	}
+	if err := s.collectRecords(index); err != nil {
+		return err
 	}
 	unused, err := layout.Path(s.dir).GarbageCollect()
 	if err != nil {
@@ -213,14 +255,14 @@ func (s *Store) writeBlobs(ctx context.Context, img v1.Image, p *Progress) error
 	return nil
 }
 
-// writeBlob stores a blob unless it is there. The name is checked against the
-// content, so a blob that is there is whole and right.
+// writeBlob stores a blob unless it is there, whole and right. The name is
+// checked against the content.
 func (s *Store) writeBlob(ctx context.Context, want v1.Hash, open func() (io.ReadCloser, error)) error {
 	if want.Algorithm != "sha256" || len(want.Hex) != 64 {
 		return fmt.Errorf("digest %s is not a SHA-256", want)
 	}
 	final := s.blob(want)
-	if _, err := os.Stat(final); err == nil {
+	if got, err := fileSHA256(final); err == nil && got == want.Hex {
 		return nil
 	}
 	r, err := open()
@@ -263,42 +305,67 @@ func (c contextReader) Read(b []byte) (int, error) {
 	return c.r.Read(b)
 }
 
-// unpackImage makes the root filesystem of an image whose blobs are stored.
-func (s *Store) unpackImage(ctx context.Context, digest v1.Hash, p *Progress) error {
+// whole reports whether an image is unpacked and as it was then.
+func (s *Store) whole(ctx context.Context, digest v1.Hash, known record) bool {
+	return known.Tree != nil && s.checkTree(ctx, digest, known.Tree) == nil
+}
+
+// unpackImage makes the root filesystem of an image whose blobs are stored, and
+// its seal. A tree that is there already stays when it has the same seal, as
+// sandboxes may run from it.
+func (s *Store) unpackImage(ctx context.Context, digest v1.Hash, p *Progress) (*seal, error) {
 	img, err := s.stored(digest)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tmp, err := os.MkdirTemp(filepath.Join(s.dir, "tmp"), "rootfs-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(tmp)
 	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
+		return nil, err
 	}
-	if err := unpackLayers(ctx, tmp, img, s.maxBytes, p); err != nil {
+	if err := s.makeTree(ctx, tmp, img, p); err != nil {
+		return nil, err
+	}
+	made, err := sealTree(ctx, tmp)
+	if err != nil {
+		return nil, err
+	}
+	final := s.rootfs(digest)
+	if there, err := sealTree(ctx, final); err == nil && there == made {
+		return &made, nil
+	}
+	aside := filepath.Join(s.dir, "tmp", "changed-"+digest.Hex)
+	if err := os.Rename(final, aside); err == nil {
+		p.Say("what was unpacked before is not as the image says, and is replaced")
+		defer os.RemoveAll(aside)
+	}
+	return &made, os.Rename(tmp, final)
+}
+
+// makeTree fills dir with the root filesystem of an image.
+func (s *Store) makeTree(ctx context.Context, dir string, img v1.Image, p *Progress) error {
+	if err := unpackLayers(ctx, dir, img, s.maxBytes, p); err != nil {
 		return err
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
 		return err
 	}
-	user, err := findUser(treeFS(tmp), config.Config.User)
+	user, err := findUser(treeFS(dir), config.Config.User)
 	if err != nil {
 		return err
 	}
-	if err := makeMountPoints(tmp, user); err != nil {
+	if err := makeMountPoints(dir, user); err != nil {
 		return err
 	}
-	specs, problems := findKernelspecs(tmp, config.Config.Env, user.Home)
+	specs, problems := findKernelspecs(dir, config.Config.Env, user.Home)
 	if len(specs) == 0 {
-		return noKernelspec(searchPath(treeFS(tmp), config.Config.Env, user.Home), problems)
+		return noKernelspec(searchPath(treeFS(dir), config.Config.Env, user.Home), problems)
 	}
-	if err := syncFS(tmp); err != nil {
-		return err
-	}
-	return os.Rename(tmp, s.rootfs(digest))
+	return syncFS(dir)
 }
 
 func unpackLayers(ctx context.Context, dir string, img v1.Image, maxBytes int64, p *Progress) error {

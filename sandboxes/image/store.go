@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -30,22 +31,28 @@ const refAnnotation = "org.opencontainers.image.ref.name"
 // Options configure a Store.
 type Options struct {
 	// Dir holds everything: an OCI image layout (oci-layout, index.json,
-	// blobs), the unpacked root filesystems (rootfs/HEX), and what builds
-	// keep (cache). It is made when something is first written, with the modes
+	// blobs), the unpacked root filesystems (rootfs/HEX), what is known of where
+	// images came from (records/HEX.json), and what builds keep (cache). It is made when something is first written, with the modes
 	// that the umask leaves of rwxr-xr-x. Files in an image belong to the user ids
 	// that the image says and some are writable for all: where a host has
 	// users who must not change what sandboxes see, make Dir with mode 0700.
 	Dir string
 	// MaxBytes is the most that one image may unpack to; 0 means 32 GiB.
 	MaxBytes int64
+	// Policy says which images may be stored and used; nil admits all.
+	Policy *Policy
 }
 
 // Store keeps images on disk. Several processes may use one directory at a
 // time: a change is prepared aside and appears whole, or not at all. Reading
 // needs no write permission. Safe for concurrent use.
 type Store struct {
-	dir      string
+	dir      string // set at construction, as are the next two
 	maxBytes int64
+	policy   *Policy
+
+	mu      sync.Mutex
+	checked map[v1.Hash]treeIdentity // guarded by mu
 }
 
 // Open returns the store in opts.Dir, which need not exist yet.
@@ -60,7 +67,7 @@ func Open(opts Options) (*Store, error) {
 	if opts.MaxBytes <= 0 {
 		opts.MaxBytes = defaultMaxBytes
 	}
-	return &Store{dir: dir, maxBytes: opts.MaxBytes}, nil
+	return &Store{dir: dir, maxBytes: opts.MaxBytes, policy: opts.Policy, checked: make(map[v1.Hash]treeIdentity)}, nil
 }
 
 // Dir is the store's directory, absolute.
@@ -78,11 +85,18 @@ type Image struct {
 	Kernelspecs map[string]sandboxes.Kernelspec
 	// Problems are kernelspecs that were found and cannot be used.
 	Problems []error
+	// Verdict is why the policy admits it.
+	Verdict Verdict
 }
 
 // Resolve returns the image that ref names: a name, a digest ("sha256:..."),
-// a name with a digest, or "" for the default image. The error wraps
-// sandboxes.ErrNotFound when there is none, and says how to get it.
+// a name with a digest, which decides, or "" for the default image. The error
+// wraps sandboxes.ErrNotFound when there is none, and says how to get it; it is
+// a RefusedError when the policy does not admit the image, as it was stored and
+// with the signatures that it was stored with.
+//
+// Each time the manifest and the config are compared with their digests, and
+// once in the life of the Store the unpacked files with their seal.
 func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	if err := ctx.Err(); err != nil {
 		return Image{}, err
@@ -106,6 +120,20 @@ func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	if _, err := os.Stat(rootfs); err != nil {
 		return Image{}, fmt.Errorf("image %q is in %s but not unpacked: pull or build it again: %w", ref, s.dir, err)
 	}
+	known, err := s.readRecord(desc.Digest)
+	if err != nil {
+		return Image{}, err
+	}
+	verdict, err := s.judgeStored(desc, known, false)
+	if err != nil {
+		return Image{}, fmt.Errorf("cannot read image %q: %w", ref, err)
+	}
+	if verdict.Refused != nil {
+		return Image{}, &RefusedError{ref, verdict.Refused}
+	}
+	if err := s.checkTree(ctx, desc.Digest, known.Tree); err != nil {
+		return Image{}, fmt.Errorf("cannot use image %q: %w", ref, err)
+	}
 	user, err := findUser(treeFS(rootfs), config.Config.User)
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot use image %q: %w", ref, err)
@@ -114,7 +142,7 @@ func (s *Store) Resolve(ctx context.Context, ref string) (Image, error) {
 	return Image{
 		Name: ref, Digest: desc.Digest.String(), RootFS: rootfs,
 		User: user, Env: config.Config.Env, WorkingDir: config.Config.WorkingDir,
-		Kernelspecs: specs, Problems: problems,
+		Kernelspecs: specs, Problems: problems, Verdict: verdict,
 	}, nil
 }
 
@@ -137,6 +165,9 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 	}
 	var entries []Entry
 	for _, desc := range index.Manifests {
+		if isArtifact(desc) {
+			continue
+		}
 		e := Entry{Name: desc.Annotations[refAnnotation], Digest: desc.Digest.String(), Size: desc.Size}
 		if img, err := s.stored(desc.Digest); err == nil {
 			if m, err := img.Manifest(); err == nil {
@@ -166,6 +197,9 @@ func (s *Store) find(ref string) (v1.Descriptor, error) {
 	}
 	for _, candidate := range []string{wantName, normalize(wantName)} {
 		for _, desc := range index.Manifests {
+			if isArtifact(desc) {
+				continue
+			}
 			if wantDigest != "" && desc.Digest.String() == wantDigest {
 				return desc, nil
 			}
@@ -217,7 +251,7 @@ func emptyIndex() v1.IndexManifest {
 // lock makes the store's directories and takes its lock, which the death of
 // the process also frees.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
-	for _, dir := range []string{"", "blobs/sha256", "rootfs", "tmp", "cache"} {
+	for _, dir := range []string{"", "blobs/sha256", "rootfs", recordDir, "tmp", "cache"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, dir), 0o755); err != nil {
 			return nil, fmt.Errorf("cannot make image store: %w", err)
 		}

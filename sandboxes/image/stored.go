@@ -12,9 +12,11 @@ import (
 )
 
 // stored returns the image of a manifest among the store's blobs, whether or
-// not the index names it yet.
+// not the index names it yet. Manifest and config are compared with their
+// digests whenever they are read; layers are when they are unpacked, with those
+// that the config names.
 func (s *Store) stored(digest v1.Hash) (v1.Image, error) {
-	raw, err := os.ReadFile(s.blob(digest))
+	raw, err := s.readBlob(digest)
 	if err != nil {
 		return nil, err
 	}
@@ -23,6 +25,18 @@ func (s *Store) stored(digest v1.Hash) (v1.Image, error) {
 
 func (s *Store) blob(digest v1.Hash) string {
 	return filepath.Join(s.dir, "blobs", digest.Algorithm, digest.Hex)
+}
+
+// readBlob reads a small blob and compares it with its digest.
+func (s *Store) readBlob(digest v1.Hash) ([]byte, error) {
+	raw, err := os.ReadFile(s.blob(digest))
+	if err != nil {
+		return nil, err
+	}
+	if got := digestOf(raw); got != digest.String() {
+		return nil, fmt.Errorf("the blob %s was changed on disk: its content has digest %s; pull or build the image again", digest, got)
+	}
+	return raw, nil
 }
 
 // storedImage is a partial.CompressedImageCore over the store's blobs.
@@ -49,7 +63,7 @@ func (i *storedImage) RawConfigFile() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.ReadFile(i.store.blob(m.Config.Digest))
+	return i.store.readBlob(m.Config.Digest)
 }
 
 func (i *storedImage) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
