@@ -1,7 +1,9 @@
 package gvisor
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,13 +13,14 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kernelgw/sandboxes"
 )
 
 // Freeze implements sandboxes.Driver.
 func (d *Driver) Freeze(ctx context.Context, id string) error {
-	if err := d.control(ctx, id, io.Discard, "pause"); err != nil {
+	if err := d.turn(ctx, id, "pause", specs.ContainerState("paused")); err != nil {
 		return fmt.Errorf("cannot freeze sandbox %q: %w", id, err)
 	}
 	return nil
@@ -25,23 +28,54 @@ func (d *Driver) Freeze(ctx context.Context, id string) error {
 
 // Thaw implements sandboxes.Driver.
 func (d *Driver) Thaw(ctx context.Context, id string) error {
-	if err := d.control(ctx, id, io.Discard, "resume"); err != nil {
+	if err := d.turn(ctx, id, "resume", specs.StateRunning); err != nil {
 		return fmt.Errorf("cannot thaw sandbox %q: %w", id, err)
 	}
 	return nil
 }
 
+// turn brings a sandbox into a state, in which it may be already.
+func (d *Driver) turn(ctx context.Context, id, command string, into specs.ContainerState) error {
+	err := d.control(ctx, id, control{}, command)
+	if err == nil || errors.Is(err, sandboxes.ErrNotFound) {
+		return err
+	}
+	var answer bytes.Buffer
+	var state specs.State
+	if d.control(ctx, id, control{stdout: &answer}, "state") == nil && json.Unmarshal(answer.Bytes(), &state) == nil && state.Status == into {
+		return nil
+	}
+	return err
+}
+
 // ExportLayer implements sandboxes.Driver.
 func (d *Driver) ExportLayer(ctx context.Context, id string, w io.Writer) error {
-	compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
-	if err != nil {
-		return fmt.Errorf("cannot export the layer of sandbox %q: %w", id, err)
-	}
-	err = d.control(ctx, id, compressed, "tar", "rootfs-upper")
-	if err = errors.Join(err, compressed.Close()); err != nil {
+	if err := d.exportLayer(ctx, id, w); err != nil {
 		return fmt.Errorf("cannot export the layer of sandbox %q: %w", id, err)
 	}
 	return nil
+}
+
+func (d *Driver) exportLayer(ctx context.Context, id string, w io.Writer) error {
+	compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return err
+	}
+	tar, output, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer tar.Close()
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(compressed, tar)
+		// A reader that has gone is what tells runsc that w takes no more.
+		copied <- errors.Join(err, tar.Close())
+	}()
+	// Not its standard output, to which runsc writes words of its own, too.
+	err = d.control(ctx, id, control{file: output}, "tar", "rootfs-upper", "--file=/proc/self/fd/3")
+	err = errors.Join(err, output.Close())
+	return errors.Join(err, <-copied, compressed.Close())
 }
 
 // importLayer unpacks an exported layer into the sandbox's directory, where
@@ -73,8 +107,14 @@ func (d *Driver) importLayer(path, dir string, limits sandboxes.Resources) error
 	return nil
 }
 
+// control is where the output of a command of runsc's goes; nil is nowhere.
+type control struct {
+	stdout io.Writer
+	file   *os.File // descriptor 3
+}
+
 // control runs a command of runsc's on a running sandbox.
-func (d *Driver) control(ctx context.Context, id string, stdout io.Writer, words ...string) error {
+func (d *Driver) control(ctx context.Context, id string, to control, words ...string) error {
 	if !d.exists(id) {
 		return sandboxes.ErrNotFound
 	}
@@ -87,11 +127,16 @@ func (d *Driver) control(ctx context.Context, id string, stdout io.Writer, words
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + safePath}
 	var stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = stdout, &stderr
+	cmd.Stdout, cmd.Stderr = to.stdout, &stderr
+	if to.file != nil {
+		cmd.ExtraFiles = []*os.File{to.file}
+	}
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("runsc %s: %w: %s", words[0], errors.Join(ctx.Err(), err), firstBytes(stderr.String(), 500))
+		said := stderr.String()
+		return fmt.Errorf("runsc %s: %w: %s", words[0], errors.Join(ctx.Err(), err), strings.TrimSpace(said[:min(len(said), maxSaid)]))
 	}
 	return nil
 }
 
-func firstBytes(s string, n int) string { return strings.TrimSpace(s[:min(len(s), n)]) }
+// maxSaid bounds what an error repeats of runsc's words.
+const maxSaid = 500

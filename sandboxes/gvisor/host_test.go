@@ -149,12 +149,19 @@ type box struct {
 // newBox makes a sandbox that goes with the test.
 func newBox(t testing.TB, d *gvisor.Driver, id string, limits sandboxes.Resources) box {
 	t.Helper()
+	return newBoxOf(t, d, sandboxes.Spec{ID: id, Resources: limits})
+}
+
+// newBoxOf creates the sandbox of a spec without an AgentConfig.
+func newBoxOf(t testing.TB, d *gvisor.Driver, spec sandboxes.Spec) box {
+	t.Helper()
 	t.Cleanup(func() {
-		if err := d.Destroy(context.Background(), id); err != nil {
+		if err := d.Destroy(context.Background(), spec.ID); err != nil {
 			t.Errorf("Destroy: %v", err)
 		}
 	})
-	sb, err := d.Create(t.Context(), sandboxes.Spec{ID: id, AgentConfig: []byte(`{"token":"token-of-` + id + `"}`), Resources: limits})
+	spec.AgentConfig = []byte(`{"token":"token-of-` + spec.ID + `"}`)
+	sb, err := d.Create(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
