@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"kernelgw/sandboxes"
 )
@@ -63,18 +67,30 @@ type Usage struct {
 	Denials     uint64
 }
 
-// Secret is a value that a client may use without having it: in headers of
-// requests to Hosts over verified TLS, Placeholder becomes Value.
-type Secret struct {
-	Name        string
-	Placeholder string   // what the client sends; at least 8 characters
-	Value       string   // what the host gets
-	Hosts       []string // as in sandboxes.NetworkPolicy.Allow; they must be allowed as well
+// limits bound what one client can take. What is buffered for one connection is
+// at most its headers and two buffers of copySize.
+type limits struct {
+	header time.Duration // for the headers of a request, and a handshake
+	dial   time.Duration // to find and reach a host
+	idle   time.Duration // of a connection on which nothing moves
+	bytes  int           // of headers
 }
+
+var defaultLimits = limits{header: 10 * time.Second, dial: 15 * time.Second, idle: 10 * time.Minute, bytes: 64 << 10}
 
 // Proxy is the proxy. Its methods are safe for concurrent use.
 type Proxy struct {
-	options Options
+	// set at construction
+	options  Options
+	log      *slog.Logger
+	resolver Resolver
+	limits   limits
+	stranger *client // counts the denials of those who were not admitted
+	own      ownAddresses
+	route    func(netip.AddrPort) netip.AddrPort // the address itself, but in tests
+
+	mu      sync.RWMutex
+	clients map[netip.Addr]*client
 }
 
 // New makes a proxy without clients.
@@ -82,31 +98,98 @@ func New(options Options) (*Proxy, error) {
 	if options.Secrets != nil && options.Authority == nil {
 		return nil, errors.New("cannot make an egress proxy with secrets: it has no certificate authority")
 	}
-	return &Proxy{options: options}, nil
+	p := &Proxy{
+		options: options, log: options.Log, resolver: options.Resolver, limits: defaultLimits,
+		stranger: &client{saying: newSaying()},
+		route:    func(a netip.AddrPort) netip.AddrPort { return a },
+		clients:  map[netip.Addr]*client{},
+	}
+	if p.log == nil {
+		p.log = slog.Default()
+	}
+	if p.resolver == nil {
+		p.resolver = net.DefaultResolver
+	}
+	if p.options.Connections == 0 {
+		p.options.Connections = 64
+	}
+	return p, nil
 }
 
-// Serve answers clients on a listener until ctx ends, then cuts all
-// connections, waits for what it started and returns nil. Clients are told
-// apart by their source address; whoever was not admitted is hung up on.
-func (p *Proxy) Serve(ctx context.Context, listener net.Listener) error {
-	<-ctx.Done()
-	return listener.Close()
-}
+// newSaying limits the denials of a client that the audit is told of.
+func newSaying() *rate.Limiter { return rate.NewLimiter(2, 20) }
 
 // Admit lets a client, known by its source address, reach what the policy
 // names. Again for the same address and client it changes the policy: open
 // connections that are no longer allowed are cut. The error wraps
 // sandboxes.ErrInvalid when the policy makes no sense, and then nothing has changed.
 func (p *Proxy) Admit(addr netip.Addr, client string, policy sandboxes.NetworkPolicy) error {
-	if _, err := compile(policy); err != nil {
+	r, err := compile(policy)
+	if err != nil {
 		return fmt.Errorf("cannot admit %s to the egress proxy: %w", client, err)
+	}
+	addr = addr.Unmap()
+	p.mu.Lock()
+	before := p.clients[addr]
+	if before != nil && before.name == client {
+		p.mu.Unlock()
+		before.change(r)
+		return nil
+	}
+	p.clients[addr] = p.newClient(client, r)
+	p.mu.Unlock()
+	if before != nil {
+		before.end()
 	}
 	return nil
 }
 
 // Dismiss forgets a client and cuts its connections. Dismissing nobody is no
 // error.
-func (p *Proxy) Dismiss(addr netip.Addr) {}
+func (p *Proxy) Dismiss(addr netip.Addr) {
+	addr = addr.Unmap()
+	p.mu.Lock()
+	c := p.clients[addr]
+	delete(p.clients, addr)
+	p.mu.Unlock()
+	if c != nil {
+		c.end()
+	}
+}
 
 // Usage says what a client has used; all zero when there is none.
-func (p *Proxy) Usage(addr netip.Addr) Usage { return Usage{} }
+func (p *Proxy) Usage(addr netip.Addr) Usage {
+	if c := p.lookup(addr.Unmap()); c != nil {
+		return c.usage()
+	}
+	return Usage{}
+}
+
+func (p *Proxy) lookup(addr netip.Addr) *client {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.clients[addr]
+}
+
+func (p *Proxy) newClient(name string, r *rules) *client {
+	c := &client{name: name, saying: newSaying(), links: map[*link]struct{}{}}
+	c.rules.Store(r)
+	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
+		t, err := parseTarget(address, 0)
+		if err != nil {
+			return nil, &refusal{err.Error()}
+		}
+		out, err := p.dial(ctx, c, t)
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+	c.plain = p.newTransport(dial)
+	c.plain.Protocols = new(http.Protocols)
+	c.plain.Protocols.SetHTTP1(true)
+	c.verified = p.newTransport(dial)
+	c.verified.TLSClientConfig = upstreamTLS(p.options.Roots)
+	c.verified.ForceAttemptHTTP2 = true
+	return c
+}
