@@ -1,0 +1,271 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/hostproc"
+)
+
+// The labels of all that is made for sandboxes in containerd. The rest of what
+// is known of a sandbox is in its directory: labels hold 4 KiB.
+const (
+	ownerLabel   = "kernelgw/state-dir" // whose it is: several gateways may use one containerd
+	sandboxLabel = "kernelgw/sandbox"   // the sandbox's id
+)
+
+// How long the runtime gets to start a sandbox: a virtual machine under software
+// emulation on a busy host boots for half a minute.
+const startDeadline = 120 * time.Second
+
+// cleanDeadline is how long a failed Create has to remove what it made.
+const cleanDeadline = 90 * time.Second
+
+// Create implements sandboxes.Driver.
+func (d *Driver) Create(ctx context.Context, spec sandboxes.Spec) (sandboxes.Sandbox, error) {
+	sb, err := d.create(ctx, spec)
+	if err != nil {
+		return sandboxes.Sandbox{}, fmt.Errorf("cannot create sandbox %q: %w", spec.ID, err)
+	}
+	return sb, nil
+}
+
+func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.Sandbox, error) {
+	if err := ctx.Err(); err != nil {
+		return sandboxes.Sandbox{}, err
+	}
+	if !sandboxes.ValidID(spec.ID) {
+		return sandboxes.Sandbox{}, fmt.Errorf("%w: the id is not made of lower-case letters, digits and hyphens", sandboxes.ErrInvalid)
+	}
+	limits, err := d.limits(spec.Resources)
+	if err != nil {
+		return sandboxes.Sandbox{}, err
+	}
+	image, err := d.opts.Images.Resolve(ctx, spec.Image)
+	if err != nil {
+		return sandboxes.Sandbox{}, fmt.Errorf("image %q: %w", spec.Image, err)
+	}
+	if image.UID == 0 {
+		return sandboxes.Sandbox{}, fmt.Errorf("%w: image %q would run kernels as root", sandboxes.ErrInvalid, spec.Image)
+	}
+	lock, err := d.reserve(ctx, spec.ID)
+	if err != nil {
+		return sandboxes.Sandbox{}, err
+	}
+	defer lock.Close()
+	sb := sandboxes.Sandbox{Spec: spec, CreatedAt: time.Now().UTC(), Image: image.Digest}
+	if err := d.start(ctx, &sb, image, limits); err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanDeadline)
+		defer cancel()
+		return sandboxes.Sandbox{}, errors.Join(err, d.destroy(clean, spec.ID))
+	}
+	return sb, nil
+}
+
+// limits completes r from the defaults.
+func (d *Driver) limits(r sandboxes.Resources) (sandboxes.Resources, error) {
+	if r.CPUs < 0 || r.MemoryBytes < 0 || r.Processes < 0 || r.DiskBytes < 0 || r.ShmBytes < 0 || r.OpenFiles < 0 {
+		return r, fmt.Errorf("%w: a limit is negative", sandboxes.ErrInvalid)
+	}
+	r.CPUs = orDefault(r.CPUs, d.opts.Defaults.CPUs)
+	r.MemoryBytes = orDefault(r.MemoryBytes, d.opts.Defaults.MemoryBytes)
+	r.Processes = orDefault(r.Processes, d.opts.Defaults.Processes)
+	r.DiskBytes = orDefault(r.DiskBytes, d.opts.Defaults.DiskBytes)
+	r.ShmBytes = orDefault(r.ShmBytes, orDefault(d.opts.Defaults.ShmBytes, r.MemoryBytes/4))
+	r.OpenFiles = orDefault(r.OpenFiles, d.opts.Defaults.OpenFiles)
+	if r.MemoryBytes < minMemory {
+		return r, fmt.Errorf("%w: %s of memory; the least is %s", sandboxes.ErrInvalid, formatBytes(r.MemoryBytes), formatBytes(minMemory))
+	}
+	return r, nil
+}
+
+// minMemory is less than any kernel needs, but lets a sandbox start.
+const minMemory = 64 << 20
+
+// reserve makes the sandbox's directory and locks it.
+func (d *Driver) reserve(ctx context.Context, id string) (*os.File, error) {
+	all, err := lockHow(ctx, d.opts.StateDir, unix.LOCK_SH)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the state directory: %w", err)
+	}
+	defer all.Close()
+	dir := d.dir(id)
+	if err := os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
+		return nil, sandboxes.ErrExists
+	} else if err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(ctx, dir)
+	if err == nil {
+		// Kata does not start a machine whose name was used before.
+		if left := machineDirs(podName(id)); d.runtime.kata && len(left) > 0 {
+			err = fmt.Errorf("%w: %s is left of an earlier one", sandboxes.ErrExists, left[0])
+			_ = lock.Close()
+		}
+	}
+	if err != nil {
+		_ = os.Remove(dir)
+		return nil, err
+	}
+	return lock, nil
+}
+
+// start makes the sandbox and runs it. What it leaves behind when it fails is
+// destroyed by the caller.
+func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, limits sandboxes.Resources) error {
+	id := sb.Spec.ID
+	base, err := d.baseSnapshot(ctx, image)
+	if err != nil {
+		return err
+	}
+	pod, err := d.podSnapshot(ctx)
+	if err != nil {
+		return err
+	}
+	slot := Slot{}
+	if d.opts.Network != nil {
+		if slot, err = d.opts.Network.Acquire(ctx, id, sb.Spec.Network); err != nil {
+			return fmt.Errorf("cannot give it a network: %w", err)
+		}
+	}
+	if sb.Agent, err = d.fillDir(sb, slot); err != nil {
+		return err
+	}
+	ctx, err = d.lease(ctx, id)
+	if err != nil {
+		return err
+	}
+	if _, err := d.prepare(ctx, id, podName(id), pod); err != nil {
+		return err
+	}
+	mounts, err := d.prepare(ctx, id, workName(id), base)
+	if err != nil {
+		return err
+	}
+	if sb.Spec.Layer != "" {
+		if err := importLayer(ctx, sb.Spec.Layer, mounts, limits.DiskBytes); err != nil {
+			return err
+		}
+	}
+	pid, err := d.run(ctx, id, podName(id), d.podSpec(id, limits, slot))
+	if err != nil {
+		return fmt.Errorf("cannot start its pod: %w", err)
+	}
+	// Written before there is more: of a machine whose shim dies only this and its
+	// command line are left.
+	if procs, err := hostproc.Identify(int(pid)); err == nil {
+		if err := writeJSON(d.dir(id), processName, processes{Pod: procs}); err != nil {
+			return err
+		}
+	}
+	if _, err := d.run(ctx, id, workName(id), d.workSpec(id, image, limits, slot)); err != nil {
+		return fmt.Errorf("cannot start its agent: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return writeJSON(d.dir(id), sandboxName, sb)
+}
+
+// fillDir writes what the sandbox sees of its directory, and returns where its
+// agent will listen.
+func (d *Driver) fillDir(sb *sandboxes.Sandbox, slot Slot) (sandboxes.Endpoint, error) {
+	dir := d.dir(sb.Spec.ID)
+	run, trust := filepath.Join(dir, runName), filepath.Join(dir, trustName)
+	for path, mode := range map[string]os.FileMode{run: 0o700, trust: 0o755} {
+		if err := os.Mkdir(path, mode); err != nil {
+			return sandboxes.Endpoint{}, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(run, configName), sb.Spec.AgentConfig, 0o600); err != nil {
+		return sandboxes.Endpoint{}, err
+	}
+	if len(slot.Authority) > 0 {
+		if err := os.WriteFile(filepath.Join(trust, "authority.pem"), slot.Authority, 0o644); err != nil {
+			return sandboxes.Endpoint{}, err
+		}
+	}
+	if slot.Namespace == "" {
+		return sandboxes.Endpoint{Network: "unix", Address: filepath.Join(run, socketName)}, nil
+	}
+	return sandboxes.Endpoint{Network: "tcp", Address: fmt.Sprintf("%s:%d", slot.Address, AgentPort)}, nil
+}
+
+// lease makes the sandbox's lease, which holds its snapshots from before there is
+// a container until Destroy, and returns a context in which things are made
+// under it.
+func (d *Driver) lease(ctx context.Context, id string) (context.Context, error) {
+	_, err := d.client.LeasesService().Create(ctx, leases.WithID(podName(id)), leases.WithLabels(d.labels(id)))
+	if errdefs.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("%w: containerd has a lease of its name", sandboxes.ErrExists)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make its lease: %w", trim(err))
+	}
+	return leases.WithLease(ctx, podName(id)), nil
+}
+
+func (d *Driver) labels(id string) map[string]string {
+	return map[string]string{ownerLabel: d.opts.StateDir, sandboxLabel: id}
+}
+
+// prepare makes a writable snapshot and returns how it is mounted.
+func (d *Driver) prepare(ctx context.Context, id, key, parent string) ([]mount.Mount, error) {
+	m, err := d.snapshots.Prepare(ctx, key, parent, snapshots.WithLabels(d.labels(id)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot make its file system: %w", trim(err))
+	}
+	return m, nil
+}
+
+// run makes a container on the snapshot of its name and starts it. It returns
+// the pid that containerd tells.
+func (d *Driver) run(ctx context.Context, id, name string, spec *specs.Spec) (uint32, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	// From here on to the end, whatever becomes of the caller: a runtime that is
+	// interrupted leaves half a machine.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startDeadline)
+	defer cancel()
+	container, err := d.client.NewContainer(ctx, name,
+		containerd.WithRuntime(d.runtime.name, d.runtime.options),
+		containerd.WithContainerLabels(d.labels(id)),
+		containerd.WithSpec(spec),
+		func(_ context.Context, _ *containerd.Client, c *containers.Container) error {
+			c.Snapshotter, c.SnapshotKey = d.snapshotter, name
+			return nil
+		})
+	if errdefs.IsAlreadyExists(err) {
+		return 0, fmt.Errorf("%w: containerd has a container of its name", sandboxes.ErrExists)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot make a container: %w", trim(err))
+	}
+	// No standard streams: what is not read for a while stops its writer, and no
+	// gateway reads while it is restarted.
+	task, err := container.NewTask(ctx, cio.NullIO)
+	if err != nil {
+		return 0, trim(err)
+	}
+	if err := task.Start(ctx); err != nil {
+		return 0, trim(err)
+	}
+	return task.Pid(), nil
+}

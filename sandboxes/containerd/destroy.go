@@ -1,0 +1,150 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes"
+)
+
+// Destroy implements sandboxes.Driver.
+func (d *Driver) Destroy(ctx context.Context, id string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !sandboxes.ValidID(id) {
+		return nil // never was one of ours
+	}
+	lock, err := lockDir(ctx, d.dir(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot destroy sandbox %s: %w", id, err)
+	}
+	defer lock.Close()
+	if err := d.destroy(ctx, id); err != nil {
+		return fmt.Errorf("cannot destroy sandbox %s: %w", id, err)
+	}
+	return nil
+}
+
+// destroy does so with the sandbox's directory locked. Each step may have been
+// done before.
+func (d *Driver) destroy(ctx context.Context, id string) error {
+	if err := d.remove(ctx, id); err != nil {
+		return err
+	}
+	// Gone at once, whoever may still want to write into it.
+	gone := filepath.Join(d.opts.StateDir, goneMark+id)
+	if err := os.Rename(d.dir(id), gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// remove removes all of a sandbox but its directory. The container with the
+// agent goes first: a shim of Kata that loses its pod before stays for ever.
+func (d *Driver) remove(ctx context.Context, id string) error {
+	pod, work := podName(id), workName(id)
+	for _, name := range []string{work, pod} {
+		if err := d.removeContainer(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err := d.cleanHost(ctx, id); err != nil {
+		return err
+	}
+	for _, key := range []string{work, pod} {
+		if err := d.snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("cannot remove snapshot %s: %w", key, trim(err))
+		}
+	}
+	err := d.client.LeasesService().Delete(ctx, leases.Lease{ID: pod})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("cannot remove lease %s: %w", pod, trim(err))
+	}
+	if d.opts.Network != nil {
+		if err := d.opts.Network.Release(ctx, id); err != nil {
+			return fmt.Errorf("cannot take its network away: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeContainer ends a container's task and removes the container. A task that
+// resists loses its shim, and with it its machine.
+func (d *Driver) removeContainer(ctx context.Context, name string) error {
+	patience, cancel := context.WithTimeout(ctx, endPatience)
+	err := d.endTask(patience, name)
+	cancel()
+	if err != nil && errors.Is(patience.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+		d.opts.Log.Warn("a task does not end, killing its shim", "task", name, "error", err)
+		pod := strings.TrimSuffix(name, workSuffix)
+		if err := killAll(ctx, func(args []string) bool { return isShimOf(args, pod) || isMachineOf(args, pod) }); err != nil {
+			return err
+		}
+		// containerd notices and tidies up.
+		patience, cancel := context.WithTimeout(ctx, endPatience)
+		err = d.endTask(patience, name)
+		cancel()
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.client.ContainerService().Delete(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("cannot remove container %s: %w", name, trim(err))
+	}
+	return nil
+}
+
+// sweep removes sandboxes that were never finished or not wholly destroyed.
+func (d *Driver) sweep(ctx context.Context) error {
+	// Nobody may be between making a directory and locking it.
+	all, err := lockHow(ctx, d.opts.StateDir, unix.LOCK_EX)
+	if err != nil {
+		return fmt.Errorf("cannot lock the state directory: %w", err)
+	}
+	defer all.Close()
+	entries, err := os.ReadDir(d.opts.StateDir)
+	if err != nil {
+		return fmt.Errorf("cannot list sandboxes: %w", err)
+	}
+	busy, notNow := context.WithCancel(ctx)
+	notNow()
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), goneMark) {
+			_ = os.RemoveAll(filepath.Join(d.opts.StateDir, e.Name())) // or the next time
+			continue
+		}
+		id := e.Name()
+		if !sandboxes.ValidID(id) || d.exists(id) {
+			continue
+		}
+		lock, err := lockDir(busy, d.dir(id))
+		if err != nil {
+			continue // somebody is at it
+		}
+		d.opts.Log.Info("removing a sandbox that was not finished", "sandbox", id)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanDeadline)
+		if err := d.destroy(clean, id); err != nil {
+			d.opts.Log.Error("cannot remove a sandbox that was not finished", "sandbox", id, "error", err)
+		}
+		cancel()
+		_ = lock.Close()
+	}
+	return nil
+}
+
+// shimPatience is how long a shim may live on after its last task was deleted.
+const shimPatience = 5 * time.Second

@@ -1,0 +1,300 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes/hostproc"
+)
+
+// What a runtime may leave on the host, and nobody else removes.
+
+// cleanHost waits for a sandbox's shim to end, and removes what it and its
+// machine left: processes, mounts, directories, control groups. All of it bears
+// the pod's name.
+func (d *Driver) cleanHost(ctx context.Context, id string) error {
+	pod := podName(id)
+	if err := d.endProcesses(ctx, id, pod); err != nil {
+		return err
+	}
+	if d.runtime.kata {
+		for _, dir := range machineDirs(pod) {
+			if err := removeMounted(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return removeGroups(pod)
+}
+
+// endProcesses returns when no shim and no machine of the sandbox runs. A shim
+// ends by itself soon after its last task; of a shim of runtime-rs that was
+// killed the machine lives on, and nothing but the pid that was recorded and its
+// command line tell whose it is.
+func (d *Driver) endProcesses(ctx context.Context, id, pod string) error {
+	belongs := func(args []string) bool { return isShimOf(args, pod) || d.runtime.kata && isMachineOf(args, pod) }
+	for deadline := time.Now().Add(shimPatience); ; {
+		found, err := find(belongs)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		if d.runtime.kata && d.orphaned(id, found) || time.Now().After(deadline) {
+			break
+		}
+		select {
+		case <-time.After(10 * time.Millisecond): // nobody tells of the death of others' children
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	d.opts.Log.Info("killing what a sandbox left running", "sandbox", id)
+	return killAll(ctx, belongs)
+}
+
+// orphaned reports whether the sandbox's recorded process is among those that
+// are left and no shim is: nothing will end them.
+func (d *Driver) orphaned(id string, left []hostproc.ID) bool {
+	var procs processes
+	if err := readJSON(d.dir(id), processName, &procs); err != nil || !slices.Contains(left, procs.Pod) {
+		return false
+	}
+	shims, err := find(func(args []string) bool { return isShimOf(args, podName(id)) })
+	return err == nil && len(shims) == 0
+}
+
+// isShimOf reports whether a command line is that of a pod's shim.
+func isShimOf(args []string, pod string) bool {
+	if len(args) == 0 || !strings.Contains(filepath.Base(args[0]), "containerd-shim") {
+		return false
+	}
+	for i, a := range args {
+		if (a == "-id" || a == "--id") && i+1 < len(args) && (args[i+1] == pod || args[i+1] == pod+workSuffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// machines are the programs that Kata runs for a virtual machine, by the start
+// of their names.
+var machines = []string{"qemu-system-", "virtiofsd", "cloud-hypervisor", "firecracker", "jailer", "nydusd", "stratovirt"}
+
+// isMachineOf reports whether a command line is that of a pod's virtual machine
+// or of its file server: the name of QEMU's is "sandbox-" and the pod's, the
+// others have directories of the pod's name among their arguments.
+func isMachineOf(args []string, pod string) bool {
+	if len(args) == 0 || !slices.ContainsFunc(machines, func(m string) bool { return strings.HasPrefix(filepath.Base(args[0]), m) }) {
+		return false
+	}
+	for i, a := range args {
+		if a == "-name" && i+1 < len(args) {
+			name, _, _ := strings.Cut(args[i+1], ",")
+			if name == "sandbox-"+pod {
+				return true
+			}
+		}
+		if slices.Contains(strings.FieldsFunc(a, func(r rune) bool { return r == '/' || r == ',' || r == '=' }), pod) {
+			return true
+		}
+	}
+	return false
+}
+
+// find returns the processes whose command line is wanted, this one excepted.
+// They are named by what was seen before they were looked at: if a pid changes
+// hands in between, it is the dead one that will not be killed.
+func find(wanted func(args []string) bool) ([]hostproc.ID, error) {
+	table, err := hostproc.Table()
+	if err != nil {
+		return nil, err
+	}
+	var found []hostproc.ID
+	for pid, p := range table {
+		if pid == os.Getpid() || p.Zombie {
+			continue
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !wanted(strings.Split(string(bytes.TrimRight(cmdline, "\x00")), "\x00")) {
+			continue
+		}
+		id, err := p.ID()
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, id)
+	}
+	return found, nil
+}
+
+// killAll kills the processes whose command line is wanted, until there is none.
+func killAll(ctx context.Context, wanted func(args []string) bool) error {
+	for {
+		found, err := find(wanted)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		for _, p := range found {
+			if err := p.Kill(); err != nil {
+				return err
+			}
+			if err := p.Wait(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// machineRoots are where Kata's shims keep a directory for each machine.
+var machineRoots = []string{
+	"/run/vc/sbs", "/run/vc/vm", "/run/vc/firecracker", "/run/kata", "/run/kata-containers/shared/sandboxes",
+}
+
+// machineDirs returns the directories of a pod's machine that are there.
+func machineDirs(pod string) []string {
+	var dirs []string
+	for _, root := range machineRoots {
+		if _, err := os.Lstat(filepath.Join(root, pod)); err == nil {
+			dirs = append(dirs, filepath.Join(root, pod))
+		}
+	}
+	return dirs
+}
+
+// removeMounted unmounts all in a directory and removes it. It never removes what
+// is below a mount that stays.
+func removeMounted(dir string) error {
+	points, err := mountsIn(dir)
+	if err != nil {
+		return err
+	}
+	for _, point := range points {
+		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot unmount %s: %w", point, err)
+		}
+	}
+	if points, err = mountsIn(dir); err != nil {
+		return err
+	}
+	if len(points) > 0 {
+		return fmt.Errorf("cannot remove %s: %s is mounted", dir, points[0])
+	}
+	return os.RemoveAll(dir)
+}
+
+// mountsIn returns the mount points in a directory, the deepest first.
+func mountsIn(dir string) ([]string, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the mounts: %w", err)
+	}
+	var points []string
+	for line := range strings.Lines(string(table)) {
+		// proc_pid_mountinfo(5): the fifth field, with octal escapes for what is not
+		// in the names here.
+		fields := strings.Fields(line)
+		if len(fields) > 4 && (fields[4] == dir || strings.HasPrefix(fields[4], dir+"/")) {
+			points = append(points, fields[4])
+		}
+	}
+	slices.Reverse(points) // later ones are mounted on earlier ones
+	return points, nil
+}
+
+// cgroupRoot is where the control groups are.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// groupDepth is how deep below a hierarchy's root the groups of sandboxes are:
+// Kata puts them into groups of its own.
+const groupDepth = 2
+
+// removeGroups removes the control groups of a pod's containers. runc removes its
+// own; Kata leaves empty ones with "kata_" before the name.
+func removeGroups(pod string) error {
+	base := strings.TrimPrefix(cgroupName(pod), "/")
+	ours := func(name string) bool {
+		name = strings.TrimPrefix(strings.TrimPrefix(name, "kata_"), "vcpu")
+		return name == base || name == base+workSuffix || name == pod || name == pod+workSuffix
+	}
+	roots, err := groupRoots()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		if err := removeGroupsIn(root, groupDepth, ours); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groupRoots returns the mount points of all hierarchies.
+func groupRoots() ([]string, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the mounts: %w", err)
+	}
+	var roots []string
+	for line := range strings.Lines(string(table)) {
+		before, after, ok := strings.Cut(line, " - ")
+		head, tail := strings.Fields(before), strings.Fields(after)
+		if ok && len(head) > 4 && len(tail) > 0 && (tail[0] == "cgroup" || tail[0] == "cgroup2") && strings.HasPrefix(head[4], cgroupRoot) {
+			roots = append(roots, head[4])
+		}
+	}
+	return roots, nil
+}
+
+func removeGroupsIn(dir string, depth int, ours func(name string) bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("cannot list control groups: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case ours(e.Name()):
+			if err := removeGroup(path); err != nil {
+				return err
+			}
+		case depth > 1 && strings.HasPrefix(e.Name(), "kata"):
+			if err := removeGroupsIn(path, depth-1, ours); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeGroup removes a control group and the groups in it. Its processes are
+// dead; the kernel may still need a moment to let go of them.
+func removeGroup(dir string) error {
+	if err := removeGroupsIn(dir, 1, func(string) bool { return true }); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return fmt.Errorf("cannot remove control group %s: %w", dir, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

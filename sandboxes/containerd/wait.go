@@ -1,0 +1,143 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/protobuf"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/hostproc"
+)
+
+// Wait implements sandboxes.Driver.
+func (d *Driver) Wait(ctx context.Context, id string) (sandboxes.Exit, error) {
+	if !d.exists(id) {
+		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %q: %w", id, sandboxes.ErrNotFound)
+	}
+	exit, err := d.wait(ctx, id)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = sandboxes.ErrNotFound // destroyed meanwhile
+	}
+	if err != nil {
+		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %s: %w", id, err)
+	}
+	return exit, nil
+}
+
+// rereadPause is the longest time between two looks at a task of which nobody
+// can tell the end: containerd is being restarted, or its shim is not well.
+const rereadPause = 500 * time.Millisecond
+
+func (d *Driver) wait(ctx context.Context, id string) (sandboxes.Exit, error) {
+	dir, name := d.dir(id), workName(id)
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, rereadPause) {
+		var exit sandboxes.Exit
+		if err := readJSON(dir, exitName, &exit); !errors.Is(err, fs.ErrNotExist) {
+			return exit, err
+		}
+		r, err := d.tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: name})
+		if err == nil {
+			return d.ended(ctx, id, r.ExitStatus, r.ExitedAt)
+		}
+		if ctx.Err() != nil {
+			return sandboxes.Exit{}, ctx.Err()
+		}
+		if err := errgrpc.ToNative(err); isClosed(err) {
+			return sandboxes.Exit{}, err
+		}
+		// That the wait failed says nothing of the task: containerd may have died,
+		// and runtime-rs was seen to fail a Wait for a task that had ended.
+		p, err := d.state(ctx, name)
+		switch {
+		case err == nil && p.Status == task.Status_STOPPED:
+			return d.ended(ctx, id, p.ExitStatus, p.ExitedAt)
+		case errdefs.IsNotFound(err):
+			return d.vanished(id)
+		}
+		if _, err := os.Stat(dir); err != nil {
+			return sandboxes.Exit{}, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return sandboxes.Exit{}, ctx.Err()
+		}
+	}
+}
+
+// oomPatience is how long after a kill the news of its reason may take.
+const oomPatience = 300 * time.Millisecond
+
+// ended records the end of a sandbox of which containerd knows the exit code.
+func (d *Driver) ended(ctx context.Context, id string, code uint32, at *timestamppb.Timestamp) (sandboxes.Exit, error) {
+	exit := sandboxes.Exit{Code: int(code)}
+	if at.IsValid() && at.AsTime().Unix() > 0 {
+		exit.At = protobuf.FromTimestamp(at)
+	}
+	switch {
+	case code == 137 && d.ranOutOfMemory(ctx, id):
+		var sb sandboxes.Sandbox
+		if err := readJSON(d.dir(id), sandboxName, &sb); err != nil {
+			return exit, err
+		}
+		limits, _ := d.limits(sb.Spec.Resources) // it was valid when it was created
+		exit.Reason = "killed: memory limit " + formatBytes(limits.MemoryBytes)
+	case code > 128 && code < 128+65:
+		exit.Reason = killedBy(int(code) - 128)
+	case code == 255 && d.runtime.kata:
+		exit.Reason = "its virtual machine ended"
+	}
+	return recordExit(d.dir(id), exit)
+}
+
+// vanished records the end of a sandbox whose task is gone: its shim was killed
+// and containerd tidied up, or the host was restarted.
+func (d *Driver) vanished(id string) (sandboxes.Exit, error) {
+	exit := sandboxes.Exit{Code: 137, Reason: "killed: the process that looks after it on the host ended"}
+	var procs processes
+	if err := readJSON(d.dir(id), processName, &procs); err == nil {
+		if now, err := hostproc.Identify(os.Getpid()); err == nil && now.Boot != procs.Pod.Boot {
+			exit = sandboxes.Exit{Code: -1, Reason: "unknown: the host restarted"}
+		}
+	}
+	return recordExit(d.dir(id), exit)
+}
+
+// ranOutOfMemory reports whether a process of the sandbox was killed for memory.
+func (d *Driver) ranOutOfMemory(ctx context.Context, id string) bool {
+	deadline := time.Now().Add(oomPatience)
+	for {
+		if _, err := os.Stat(filepath.Join(d.dir(id), oomName)); err == nil {
+			return true
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return false
+		}
+		time.Sleep(10 * time.Millisecond) // a file that another gateway may write
+	}
+}
+
+// formatBytes writes a size as people do: "2.0 GiB".
+func formatBytes(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	size, unit := float64(n), 0
+	for size >= 1024 && unit < len(units)-1 {
+		size /= 1024
+		unit++
+	}
+	if unit < 3 {
+		return fmt.Sprintf("%.0f %s", size, units[unit])
+	}
+	return fmt.Sprintf("%.1f %s", size, units[unit])
+}
