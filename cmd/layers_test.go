@@ -52,6 +52,7 @@ var layers = []layer{
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/hostproc", why: "processes of the host are nobody's in particular"},
+	{packages: "sandboxes/image/trust", ours: []string{"sandboxes/image"}, tests: []string{"sandboxes", "sandboxes/image"}, why: "whether a signature counts does not depend on where images are kept"},
 	{packages: "sandboxes/image", ours: []string{"sandboxes", "jupyter/kernelspec"}, tests: []string{"..."}, why: "images are made and read without a driver"},
 	{packages: "sandboxes/agent/filesync", ours: []string{"sandboxes/agentapi"}, tests: []string{"..."}, why: "file sync knows files and the link, and nothing of kernels"},
 	{packages: "sandboxes/netpolicy/egress", ours: []string{"sandboxes"}, why: "the way out of a sandbox knows policies and addresses, and nothing of namespaces, drivers or the gateway"},
@@ -70,7 +71,7 @@ var layers = []layer{
 		packages: "kernelgw", ours: []string{
 			"contents", "contents/contentsync", "frontend-config",
 			"auth", "jupyter", "jupyter/kernelspec", "jupyter/rest", "jupyter/wsproto", "sandboxes", "sandboxes/agentapi",
-			"kernelgw/kernels", "kernelgw/registry", "kernelgw/splice", "kernelgw/telemetry",
+			"kernelgw/kernels", "kernelgw/policies", "kernelgw/registry", "kernelgw/secrets", "kernelgw/splice", "kernelgw/telemetry",
 		},
 		tests: []string{"..."}, why: "the server knows contracts; implementations are chosen in cmd, and ZeroMQ stays in the agent",
 	},
@@ -80,6 +81,9 @@ var layers = []layer{
 		},
 		tests: []string{"..."}, why: "the life of kernels knows contracts; implementations are chosen in cmd, and HTTP routes are above it",
 	},
+	{packages: "kernelgw/hosts", tests: []string{"sandboxes", "sandboxes/netpolicy/egress"}, why: "a pattern of host names means the same to whoever uses it"},
+	{packages: "kernelgw/policies", ours: []string{"kernelgw/hosts", "kernelgw/registry", "sandboxes"}, tests: []string{"..."}, why: "what a workspace may do is decided without knowing what it does"},
+	{packages: "kernelgw/secrets", ours: []string{"kernelgw/hosts", "kernelgw/registry"}, tests: []string{"..."}, why: "a secret is kept apart from all that could tell it"},
 	{packages: "kernelgw/registry", why: "records are JSON of whatever meaning"},
 	{packages: "kernelgw/registry/registrytest", ours: []string{"kernelgw/registry"}, support: true, why: "the suite is the same for every store"},
 	{packages: "kernelgw/registry/...", ours: []string{"kernelgw/registry"}, tests: []string{"kernelgw/registry/..."}, why: "a store knows records and nothing else"},
@@ -113,7 +117,9 @@ var keepers = []struct {
 }{
 	{"github.com/go-zeromq/", []string{"jupyter/zmq", "jupyter/jupytertest"}, "jupyter/zmq guards zmq4 against hostile peers; besides it only the fake kernel, the other end, uses it"},
 	{"github.com/aws/", []string{"contents/s3store", "contents/s3embed", "contents/contentstest", "cmd/kernelgw"}, "whoever needs files asks contents.Store, so that S3 stays one package"},
+	{"filippo.io/age", []string{"kernelgw/secrets"}, "a KMS can stand in for age where secrets are kept"},
 	{"github.com/versity/", []string{"contents/s3embed"}, "the embedded S3 server is one choice among others"},
+	{"github.com/sigstore/", []string{"sandboxes/image/trust"}, "whoever needs signatures verified asks an image.Verifier, so that sigstore stays one package"},
 	{"github.com/labstack/", []string{"kernelgw", "cmd/..."}, "echo stays in kernelgw, so that its next major version is a mechanical change"},
 }
 

@@ -29,7 +29,6 @@ const (
 	simpleMediaType   = "application/vnd.dev.cosign.simplesigning.v1+json"
 	simpleSignature   = "dev.cosignproject.cosign/signature"
 	simpleCertificate = "dev.sigstore.cosign/certificate"
-	simpleChain       = "dev.sigstore.cosign/chain"
 	simpleLogEntry    = "dev.sigstore.cosign/bundle"
 )
 
@@ -46,7 +45,6 @@ type Signature struct {
 	Payload     []byte `json:"payload,omitempty"`     // simple signing JSON: what was signed
 	Signature   string `json:"signature,omitempty"`   // of Payload, in base64
 	Certificate string `json:"certificate,omitempty"` // PEM, of a keyless signature
-	Chain       string `json:"chain,omitempty"`       // PEM, of its authorities
 	LogEntry    []byte `json:"log_entry,omitempty"`   // JSON, from a transparency log
 
 	// Index is the image index that was signed, when it was not the image's own
@@ -209,8 +207,7 @@ func findSimple(src source, of v1.Hash) ([]Signature, error) {
 			return append(found, sig), nil
 		}
 		sig.Payload, sig.unreadable = readBlob(src, layer)
-		sig.Signature = layer.Annotations[simpleSignature]
-		sig.Certificate, sig.Chain = layer.Annotations[simpleCertificate], layer.Annotations[simpleChain]
+		sig.Signature, sig.Certificate = layer.Annotations[simpleSignature], layer.Annotations[simpleCertificate]
 		if entry := layer.Annotations[simpleLogEntry]; entry != "" {
 			sig.LogEntry = []byte(entry)
 		}
