@@ -75,7 +75,7 @@ func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
 	own := kernelRoutes
 	if a.terminals != nil {
-		own = terminalRoutes
+		own = slices.Concat(terminalRoutes, convertRoutes)
 	}
 	if a.files != nil {
 		own = slices.Concat(own, fileRoutes)

@@ -246,16 +246,22 @@ func (t *tail) readFrom(f *os.File) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := f.Read(buf)
-		t.mu.Lock()
-		t.b = append(t.b, buf[:n]...)
-		if len(t.b) > 2*tailBytes {
-			t.b = append(t.b[:0], t.b[len(t.b)-tailBytes:]...)
-		}
-		t.mu.Unlock()
+		_, _ = t.Write(buf[:n])
 		if err != nil {
 			return
 		}
 	}
+}
+
+// Write implements io.Writer. It never fails.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p[max(0, len(p)-tailBytes):]...)
+	if len(t.b) > 2*tailBytes {
+		t.b = append(t.b[:0], t.b[len(t.b)-tailBytes:]...)
+	}
+	return len(p), nil
 }
 
 func (t *tail) contains(s string) bool {

@@ -36,13 +36,15 @@ const filesPatience = 5 * time.Second
 // terminals is what an agent without a kernel keeps instead.
 type terminals struct {
 	*terminal.Set
-	agent  *Agent
-	starts chan func() // run on the thread that all shells are started from
-	files  sync.Once   // done when they were waited for
+	agent       *Agent
+	conversions *conversions
+	starts      chan func() // run on the thread that all shells are started from
+	files       sync.Once   // done when they were waited for
 }
 
 func newTerminals(a *Agent) *terminals {
 	t := &terminals{agent: a, starts: make(chan func())}
+	t.conversions = newConversions(t)
 	t.Set = terminal.NewSet(terminal.Options{
 		Shell: t.shell, Start: t.start, Changed: a.news.changed, Log: a.opts.Log,
 		Max: a.opts.Config.MaxTerminals, Idle: a.opts.Config.TerminalIdle,
@@ -89,6 +91,7 @@ func (t *terminals) end() {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
+		t.conversions.close()
 		t.Close()
 	}()
 	for { // a shell may be about to be started
@@ -111,16 +114,23 @@ func (t *terminals) shell(cwd string) (*exec.Cmd, error) {
 	t.files.Do(t.awaitFiles)
 	o := &t.agent.opts
 	program := shellProgram(os.Getenv("SHELL"))
-	env := kernelEnv(os.Environ(), map[string]string{"TERM": "xterm-256color", "SHELL": program}, o.Config.Env, o)
-	env = slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, "KERNELGW_KERNEL_ID=") })
 	cmd := &exec.Cmd{
-		Path: program, Args: []string{program}, Env: env, Dir: kernelDir(o.Home, cwd),
+		Path: program, Args: []string{program}, Dir: kernelDir(o.Home, cwd),
+		Env:         t.env(map[string]string{"TERM": "xterm-256color", "SHELL": program}),
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	}
 	if o.User != nil {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: o.User.UID, Gid: o.User.GID, Groups: []uint32{}}
 	}
 	return cmd, nil
+}
+
+// env is the environment of what runs here, with more.
+func (t *terminals) env(more map[string]string) []string {
+	o := &t.agent.opts
+	return slices.DeleteFunc(kernelEnv(os.Environ(), more, o.Config.Env, o), func(entry string) bool {
+		return strings.HasPrefix(entry, "KERNELGW_KERNEL_ID=")
+	})
 }
 
 // awaitFiles waits for the files that are to be there when the first shell
@@ -153,6 +163,15 @@ func shellProgram(wanted string) string {
 func (t *terminals) start(cmd *exec.Cmd) (terminal.Process, error) {
 	s := &shell{cmd: cmd, agent: t.agent, exited: make(chan struct{})}
 	var err error
+	if s.identity, err = t.begin(cmd); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin starts a process that dies with the agent. The caller waits for it, and
+// then tells the reaper.
+func (t *terminals) begin(cmd *exec.Cmd) (id identity, err error) {
 	started := make(chan struct{})
 	begin := func() {
 		defer close(started)
@@ -160,16 +179,16 @@ func (t *terminals) start(cmd *exec.Cmd) (terminal.Process, error) {
 			if err := cmd.Start(); err != nil {
 				return 0, err
 			}
-			s.identity = identify(cmd.Process.Pid)
+			id = identify(cmd.Process.Pid)
 			return cmd.Process.Pid, nil
 		})
 	}
 	select {
 	case t.starts <- begin:
 		<-started
-		return s, err
+		return id, err
 	case <-t.agent.over:
-		return nil, errOver
+		return id, errOver
 	}
 }
 
@@ -213,15 +232,20 @@ func (s *shell) End() {
 	<-s.exited
 }
 
-// exceeded ends the terminal that takes most of what is over a limit. When there
-// is none that does, all that left the terminals is ended with them.
+// exceeded ends the conversion or the terminal that takes most of what is over a
+// limit. When there is none that does, all that left them is ended with them.
 func (t *terminals) exceeded(reason string) {
 	whole, most := t.agent.procs.usage(nobody), t.agent.opts.Config.Processes
 	tooMany := most > 0 && whole.processes > most
+	takesMost := func(own usage) bool {
+		return tooMany && own.processes > whole.processes/2 || !tooMany && own.memory > whole.memory/2
+	}
+	if t.conversions.end(reason, takesMost) {
+		return
+	}
 	guilty, everyone := t.Processes(), true
 	for name, p := range guilty {
-		own := p.(*shell).own().usage(p.(*shell).identity)
-		if tooMany && own.processes > whole.processes/2 || !tooMany && own.memory > whole.memory/2 {
+		if takesMost(p.(*shell).own().usage(p.(*shell).identity)) {
 			guilty, everyone = map[string]terminal.Process{name: p}, false
 			break
 		}
@@ -232,6 +256,7 @@ func (t *terminals) exceeded(reason string) {
 		ending.Go(func() { _ = t.End(name, reason) }) // gone is what is wanted
 	}
 	if everyone {
+		t.conversions.end(reason, func(usage) bool { return true })
 		t.agent.procs.kill(nobody, time.Second)
 	}
 	ending.Wait()

@@ -18,6 +18,10 @@
 //	GET    /v1/terminals/{name}        200 Terminal, or 404
 //	DELETE /v1/terminals/{name}        204, when its processes are gone; or 404
 //	GET    /v1/terminals/{name}/socket WebSocket: terminado's protocol, JSON arrays as text; 404 before the upgrade
+//	GET    /v1/exporters               200 {name: Exporter}: what the image's nbconvert makes of notebooks; {} when there is none
+//	POST   /v1/convert?request=R       200, for the JSON of a ConvertRequest and a notebook as the body: a line of Document, then as many bytes as
+//	                                   that says; 400 no notebook, 404 no such exporter, 413, 422 for one that cannot be converted in
+//	                                   ConvertPatience, 429 when there are too many at once, 501 when the image lacks what it takes
 //
 // The caller treats every byte of an agent as hostile: answers are bounded in
 // length and time.
