@@ -94,7 +94,7 @@ func BenchmarkReadEnvelope(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		e, err := h.readEnvelope(nil, httptest.NewRequest("PUT", "/", strings.NewReader(body)))
+		e, err := h.readEnvelope(nil, httptest.NewRequest("PUT", "/", strings.NewReader(body)), "")
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -8,7 +8,7 @@ import (
 
 // Patch answers PATCH api/contents/PATH: it renames or moves.
 func (h *Handlers) Patch(w http.ResponseWriter, r *http.Request, at At) error {
-	body, err := h.readEnvelope(w, r)
+	body, err := h.readEnvelope(w, r, at.Owner)
 	if err != nil {
 		return err
 	}
@@ -26,7 +26,7 @@ func (h *Handlers) Patch(w http.ResponseWriter, r *http.Request, at At) error {
 			return err
 		}
 	}
-	e, err := h.meeting(r, at, from)
+	e, match, err := h.meeting(r, at, from)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (h *Handlers) Patch(w http.ResponseWriter, r *http.Request, at At) error {
 		if from == "" || to == "" {
 			return fail(http.StatusBadRequest, "The root cannot be renamed")
 		}
-		e, err = h.o.Store.Move(r.Context(), at.Workspace, from, to, at.User)
+		e, err = h.o.Store.Move(r.Context(), at.Workspace, from, to, at.User, match)
 		if errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNoParent) {
 			return failed(err, from)
 		}
@@ -48,21 +48,26 @@ func (h *Handlers) Patch(w http.ResponseWriter, r *http.Request, at At) error {
 	return m.write(w, http.StatusOK, e)
 }
 
-// meeting returns what is at a path if it is what the request's conditions say.
-func (h *Handlers) meeting(r *http.Request, at At, path string) (Entry, error) {
+// meeting returns what is at a path if it is what the request's conditions say,
+// and what the store is to look at once more when it makes the change.
+func (h *Handlers) meeting(r *http.Request, at At, path string) (Entry, Match, error) {
 	c, err := conditionsOf(r.Header)
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, Match{}, err
 	}
 	c.none = false // it means the file to be written, and there is none
 	e, err := h.o.Store.Stat(r.Context(), at.Workspace, path)
 	if errors.Is(err, ErrNotFound) && c != (conditions{}) {
-		return e, c.met(Entry{Path: path})
+		return e, Match{}, c.met(Entry{Path: path})
 	}
 	if err != nil {
-		return e, failed(err, path)
+		return e, Match{}, failed(err, path)
 	}
-	return e, c.met(e)
+	match := Match{Version: c.version}
+	if c.etag != "" {
+		match.ETag = e.ETag // as the store writes it
+	}
+	return e, match, c.met(e)
 }
 
 // Delete answers DELETE api/contents/PATH: it moves to the trash, directories with
@@ -75,17 +80,11 @@ func (h *Handlers) Delete(w http.ResponseWriter, r *http.Request, at At) error {
 	if path == "" {
 		return fail(http.StatusBadRequest, "Cannot delete the root")
 	}
-	c, err := conditionsOf(r.Header)
-	if err != nil {
-		return err
-	}
-	match := ""
-	if c != (conditions{}) {
-		e, err := h.meeting(r, at, path)
-		if err != nil {
+	var match Match
+	if len(r.Header["If-Match"]) > 0 {
+		if _, match, err = h.meeting(r, at, path); err != nil {
 			return err
 		}
-		match = e.ETag // of a directory there is none
 	}
 	if err := h.o.Store.Delete(r.Context(), at.Workspace, path, at.User, match); err != nil {
 		return failed(err, path)

@@ -1,11 +1,14 @@
 package contents_test
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"kernelgw/contents"
+	"kernelgw/contents/contentstest"
 )
 
 func TestUntitledNames(t *testing.T) {
@@ -186,6 +189,46 @@ func TestConditionsAre412AndSayWhoAndWhen(t *testing.T) {
 	etag = s.api("PUT", "a.txt", file("text", "four"), "If-Match", etag).want(200).header.Get("ETag")
 	s.api("PATCH", "a.txt", `{"path":"b.txt"}`, "If-Match", etag).want(200)
 	s.api("DELETE", "b.txt", nil, "If-Match", etag).want(204)
+	s.mkdir("d")
+	s.api("DELETE", "d", nil, "If-Match", etag).want(412).wantMessage("a directory")
+	s.api("PATCH", "d", `{"path":"e"}`, "If-Match", etag).want(412).wantMessage("a directory")
+	s.api("PATCH", "d", `{"path":"e"}`, "If-Match", "*").want(200)
+	s.api("DELETE", "e", nil, "If-Match", "*").want(204)
+}
+
+// The store is asked to look once more: what is there may be another file since.
+func TestAFileThatBecameADirectoryIsNotDeletedForIt(t *testing.T) {
+	s := serve(t)
+	etag := `"` + s.put("data", "x").ETag + `"`
+	for method, body := range map[string]any{"DELETE": nil, "PATCH": `{"path":"moved"}`} {
+		s.put("mine/kept", "x")
+		move := func(from, to string) {
+			if _, err := s.store.Move(t.Context(), "w", from, to, "eve", contents.Match{}); err != nil {
+				t.Error(err)
+			}
+		}
+		swap := raced{Fake: s.store, between: func() { move("data", "aside"); move("mine", "data") }}
+		other := serve(t, func(o *contents.Options) { o.Store = &swap })
+		other.api(method, "data", body, "If-Match", etag).want(412).wantMessage("a directory")
+		if got := s.stored("data/kept"); got != "x" {
+			t.Errorf("after %s data/kept holds %q", method, got)
+		}
+		move("data", "mine")
+		move("aside", "data")
+	}
+}
+
+// raced is a store in which something happens after a look at a file.
+type raced struct {
+	*contentstest.Fake
+	between func()
+	once    sync.Once
+}
+
+func (r *raced) Stat(ctx context.Context, workspace, path string) (contents.Entry, error) {
+	e, err := r.Fake.Stat(ctx, workspace, path)
+	r.once.Do(r.between)
+	return e, err
 }
 
 func TestAWriteBetweenTheCheckAndTheSaveIsNotLost(t *testing.T) {

@@ -72,7 +72,7 @@ func (p *putting) begin(r *http.Request, key uploadKey) error {
 	if err != nil {
 		return failed(err, Parent(p.path))
 	}
-	u := &upload{content: p.h.spool(p.h.o.MaxFileBytes), next: 1, asked: -quotaEvery}
+	u := &upload{content: p.h.spool(p.at.Owner, p.h.o.MaxFileBytes), next: 1, asked: -quotaEvery}
 	before, err := p.h.addUpload(key, u)
 	if before != nil {
 		before.drop()
@@ -139,7 +139,7 @@ func (p *putting) add(r *http.Request, u *upload, number int) (size int64, err e
 	if u.next < 1 || number != u.next && number != -1 || number == -1 && u.next == 1 {
 		return 0, fail(http.StatusBadRequest, "Chunk %d of %s was sent when chunk %d was due. Upload the file again", number, p.path, max(u.next, 1))
 	}
-	content, err := p.h.decoded(p.envelope)
+	content, err := p.h.decoded(p.at.Owner, p.envelope)
 	if err != nil {
 		return 0, err
 	}
@@ -150,7 +150,7 @@ func (p *putting) add(r *http.Request, u *upload, number int) (size int64, err e
 		if err != nil {
 			return 0, failed(err, p.path)
 		}
-		if wanted := u.content.size + content.size; limit > 0 && used+wanted > limit {
+		if wanted := Charge(u.content.size + content.size); limit > 0 && used+wanted > limit {
 			return 0, failed(&QuotaError{Used: used, Limit: limit, Wanted: wanted}, p.path)
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // conditions are what a request says of the file that it changes.
 type conditions struct {
 	etag, version string // "" is no condition
-	exists        bool   // any file will do
+	exists        bool   // any file or directory will do
 	none          bool   // there must be none
 }
 
@@ -47,7 +47,7 @@ func conditionsOf(header http.Header) (c conditions, err error) {
 // nothing. The store checks etag, version and none once more, when it writes.
 func (c conditions) met(current Entry) error {
 	is := strings.Trim(current.ETag, `"`)
-	if c.none && (is != "" || current.Directory) || c.exists && is == "" || c.etag != "" && c.etag != is || c.version != "" && c.version != current.Version {
+	if c.none && (is != "" || current.Directory) || c.exists && is == "" && !current.Directory || c.etag != "" && c.etag != is || c.version != "" && c.version != current.Version {
 		return failed(&ChangedError{current}, current.Path)
 	}
 	return nil

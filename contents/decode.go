@@ -9,12 +9,12 @@ import (
 
 // decoded returns the bytes of a file that an envelope's content is: text, or the
 // base64 of anything. The caller closes the spool, which may be the envelope's own.
-func (h *Handlers) decoded(e *envelope) (*spool, error) {
+func (h *Handlers) decoded(owner string, e *envelope) (*spool, error) {
 	if e.Format != "text" && e.Format != "base64" {
 		return nil, fail(http.StatusBadRequest, "Must specify format of file contents as 'text' or 'base64'")
 	}
 	if e.kind == 0 {
-		return h.spool(0), nil
+		return h.spool(owner, 0), nil
 	}
 	if e.kind != '"' {
 		return nil, fail(http.StatusBadRequest, "The content of a file is a string")
@@ -32,7 +32,7 @@ func (h *Handlers) decoded(e *envelope) (*spool, error) {
 		}
 		return e.content, nil
 	}
-	binary := h.spool(h.o.MaxFileBytes)
+	binary := h.spool(owner, h.o.MaxFileBytes)
 	_, err := io.Copy(binary, base64.NewDecoder(base64.StdEncoding, e.content.reader()))
 	if err != nil {
 		binary.Close()
@@ -50,6 +50,10 @@ func spoolFailed(err error) error {
 	var full *tooLargeError
 	if errors.As(err, &full) {
 		return &Error{Status: http.StatusRequestEntityTooLarge, Message: sentence(full.Error())}
+	}
+	var much *shareError
+	if errors.As(err, &much) {
+		return &Error{Status: http.StatusTooManyRequests, RetryAfter: 10, Message: sentence(much.Error()) + ": wait until one is done"}
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return &Error{Status: http.StatusBadRequest, Message: "The request broke off", Cause: err}

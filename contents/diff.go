@@ -37,11 +37,16 @@ func (h *Handlers) Diff(w http.ResponseWriter, r *http.Request, at At) error {
 	if err != nil {
 		return err
 	}
-	list, err := h.o.Store.Versions(r.Context(), at.Workspace, path)
+	query := r.URL.Query()
+	limit := 0
+	if query.Get("from") == "" && query.Get("to") == "" {
+		limit = 2
+	}
+	list, err := h.o.Store.Versions(r.Context(), at.Workspace, path, "", limit)
 	if err != nil {
 		return failed(err, path)
 	}
-	from, to, err := compared(list, r.URL.Query().Get("from"), r.URL.Query().Get("to"))
+	from, to, err := compared(list, query.Get("from"), query.Get("to"))
 	if err != nil {
 		return failed(err, path)
 	}

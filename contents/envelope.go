@@ -42,7 +42,7 @@ func (e *envelope) Close() {
 
 // readEnvelope reads a request's body without holding its content in memory. The
 // caller closes the envelope, unless there is an error.
-func (h *Handlers) readEnvelope(w http.ResponseWriter, r *http.Request) (*envelope, error) {
+func (h *Handlers) readEnvelope(w http.ResponseWriter, r *http.Request, owner string) (*envelope, error) {
 	body := http.MaxBytesReader(w, r.Body, h.o.MaxBodyBytes)
 	buffered, ok := h.skim.Get().(*bufio.Reader)
 	if !ok {
@@ -53,7 +53,7 @@ func (h *Handlers) readEnvelope(w http.ResponseWriter, r *http.Request) (*envelo
 		buffered.Reset(nil)
 		h.skim.Put(buffered)
 	}()
-	reader := envelopeReader{r: buffered, content: h.spool(h.o.MaxBodyBytes)}
+	reader := envelopeReader{r: buffered, content: h.spool(owner, h.o.MaxBodyBytes)}
 	reader.content.expect(r.ContentLength)
 	e, err := reader.read()
 	if err != nil {

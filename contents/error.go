@@ -67,10 +67,13 @@ func failed(err error, path string) error {
 	case errors.Is(err, ErrInvalid):
 		answered.Status = http.StatusBadRequest
 	case errors.Is(err, ErrTooLarge):
-		answered.Status, answered.Message = http.StatusBadRequest, fmt.Sprintf("%s is too large to be copied or moved at once", path)
+		answered.Status, answered.Message = http.StatusBadRequest, fmt.Sprintf("%s is too large to be copied or moved at once: do it with what is in it, one after another", path)
 	case errors.Is(err, ErrBusy):
 		answered.Status, answered.RetryAfter = http.StatusConflict, 1
 		answered.Message = fmt.Sprintf("A rename of %s, or of a directory that it is in, is under way; try again in a moment", path)
+	case errors.Is(err, ErrFull):
+		answered.Status, answered.Reason = http.StatusInsufficientStorage, "full"
+		answered.Message = "The disk of the file storage is full: nothing was changed, and what was saved before is safe. Emptying the trash makes room; otherwise whoever runs the server has to"
 	case errors.Is(err, ErrUnavailable):
 		answered.Status, answered.RetryAfter = http.StatusServiceUnavailable, 2
 		answered.Message = "The file storage does not answer; nothing is lost, try again"

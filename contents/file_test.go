@@ -3,6 +3,7 @@ package contents_test
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,6 +131,7 @@ func TestHistory(t *testing.T) {
 		t.Errorf("limited to 1: %v", list)
 	}
 	s.do("GET", "/v1/files/d/a.txt/versions?limit=x", nil).want(400)
+	s.do("GET", "/v1/files/d/a.txt/versions?after=none", nil).want(404).wantMessage("none")
 	a := s.do("GET", "/v1/files/d/a.txt/versions/"+one.Version, nil).want(200)
 	if string(a.body) != "one\ntwo\nthree\n" || !strings.Contains(a.header.Get("Content-Security-Policy"), "sandbox") {
 		t.Errorf("version: %q", a.body)
@@ -155,6 +157,39 @@ func TestHistory(t *testing.T) {
 	newest, _ := top[0].(map[string]any)
 	s.do("DELETE", fmt.Sprint("/v1/files/d/a.txt/versions/", newest["id"]), nil).want(409)
 	s.do("GET", "/v1/files/.ssh/versions", nil).want(404)
+}
+
+// Whoever has ten thousand files in the trash is not sent all of them at once.
+func TestLongListsComeInPages(t *testing.T) {
+	s := serve(t)
+	for i := range 1500 {
+		s.put("a.txt", "x")
+		if i < 1100 {
+			s.put(fmt.Sprint("d/", i), "x")
+		}
+	}
+	s.api("DELETE", "d", nil).want(204)
+	for path, list := range map[string]string{"/v1/trash": "trash", "/v1/files/a.txt/versions": "versions"} {
+		seen := map[any]bool{}
+		pages := []int{}
+		for query := "?limit=100000"; query != ""; {
+			a := s.do("GET", path+query, nil).want(200)
+			found, _ := a.field(list).([]any)
+			for _, one := range found {
+				fields, _ := one.(map[string]any)
+				seen[fields["id"]] = true
+			}
+			pages = append(pages, len(found))
+			query = ""
+			if next, more := a.json()["next"].(string); more {
+				query = "?after=" + next
+			}
+		}
+		want := map[string][]int{"trash": {1000, 100}, "versions": {1000, 500}}[list]
+		if !slices.Equal(pages, want) || len(seen) != pages[0]+pages[1] {
+			t.Errorf("%s: pages of %v with %d different entries, want %v", path, pages, len(seen), want)
+		}
+	}
 }
 
 func TestDiffOfNotebooksIsByCell(t *testing.T) {
@@ -202,5 +237,5 @@ func TestAStorageThatFailsInTheNativeAPI(t *testing.T) {
 		s.store.FailNext(method, 1, contents.ErrUnavailable)
 		s.do("GET", path, nil).want(503)
 	}
-	s.do("GET", "/v1/usage", nil).want(200).wantField("used", 1).wantField("limit", nil)
+	s.do("GET", "/v1/usage", nil).want(200).wantField("used", int(contents.Charge(1))).wantField("limit", nil)
 }

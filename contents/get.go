@@ -133,7 +133,7 @@ func (h *Handlers) getFile(w http.ResponseWriter, r *http.Request, at At, path s
 		return failed(err, path)
 	}
 	defer body.Close()
-	content := h.spool(max(e.Size, h.o.MaxFileBytes))
+	content := h.spool(at.Owner, max(e.Size, h.o.MaxFileBytes))
 	defer content.Close()
 	var text textCheck
 	m := modelOf(e, q.kind, q.hash)
@@ -210,7 +210,7 @@ func getText(w http.ResponseWriter, m *model, e Entry, q query, content *spool, 
 
 // getNotebook answers with a notebook as clients read it.
 func (h *Handlers) getNotebook(w http.ResponseWriter, r *http.Request, at At, m *model, e Entry, content *spool) error {
-	joined := h.spool(max(2*e.Size, 1<<20) + h.o.MaxFileBytes)
+	joined := h.spool(at.Owner, max(2*e.Size, 1<<20)+h.o.MaxFileBytes)
 	defer joined.Close()
 	joined.expect(e.Size)
 	trusted := h.trusts(r.Context(), at, e.SHA256)

@@ -38,6 +38,9 @@ type Options struct {
 	// MaxBodyBytes bounds the body of a request; 0 is 512 MiB, as in a stock
 	// server. Larger files are uploaded in chunks.
 	MaxBodyBytes int64
+	// SpoolBytes bounds what the bodies of one person hold in SpoolDir together; 0
+	// is room for one of the largest files and two of the largest bodies.
+	SpoolBytes int64
 	// ChunkExpiry ends a chunked upload that nobody continues; 0 is 15 minutes.
 	ChunkExpiry time.Duration
 	// Observe is told what a handler has done (get, create, save, upload, rename,
@@ -68,6 +71,7 @@ type Handlers struct {
 	seed maphash.Seed
 
 	inMemory atomic.Int64 // bytes of all spools
+	spooled  shares
 	// converting holds one for each notebook that is being converted: more at once
 	// than there are processors would only need more memory.
 	converting chan struct{}
@@ -93,6 +97,9 @@ func New(o Options) *Handlers {
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 512 << 20
 	}
+	if o.SpoolBytes == 0 {
+		o.SpoolBytes = o.MaxFileBytes + 2*o.MaxBodyBytes
+	}
 	if o.ChunkExpiry == 0 {
 		o.ChunkExpiry = 15 * time.Minute
 	}
@@ -100,7 +107,7 @@ func New(o Options) *Handlers {
 		o.Observe = func(string, string, string, string) {}
 	}
 	return &Handlers{
-		o: o, seed: maphash.MakeSeed(), uploads: map[uploadKey]*upload{},
+		o: o, seed: maphash.MakeSeed(), uploads: map[uploadKey]*upload{}, spooled: shares{limit: o.SpoolBytes},
 		converting: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
 	}
 }

@@ -43,31 +43,59 @@ func entryOf(e Entry) entryModel {
 	return entryModel{Path: e.Path, Version: e.Version, Size: e.Size, Modified: e.Modified.UTC(), SHA256: e.SHA256, ETag: e.ETag}
 }
 
+// pageEntries is how many entries a page has, unless less is asked for.
+const pageEntries = 1000
+
+// pageOf returns what a request says of the page that it wants: ?after=ID, which is
+// the "next" of the page before, and ?limit=N.
+func pageOf(r *http.Request) (after string, limit int, err error) {
+	query := r.URL.Query()
+	limit = pageEntries
+	if text := query.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return "", 0, fail(http.StatusBadRequest, "limit %q is no number above 0", text)
+		}
+		limit = min(n, pageEntries)
+	}
+	return query.Get("after"), limit, nil
+}
+
+// answerPage answers a page of at most limit entries. list has one more if another
+// page follows.
+func answerPage[E, M any](w http.ResponseWriter, name string, list []E, limit int, model func(E) M, id func(E) string) error {
+	answer := map[string]any{}
+	if len(list) > limit {
+		list = list[:limit]
+		answer["next"] = id(list[limit-1])
+	}
+	models := make([]M, 0, len(list))
+	for _, e := range list {
+		models = append(models, model(e))
+	}
+	answer[name] = models
+	return answerJSON(w, http.StatusOK, answer)
+}
+
 // Versions answers GET v1/workspaces/NAME/files/PATH/versions, latest first:
-// {"versions": [...]}. ?limit=N is at most so many.
+// {"versions": [...], "next": id}, in pages as pageOf has them.
 func (h *Handlers) Versions(w http.ResponseWriter, r *http.Request, at At) error {
 	path, err := visible(at.Path)
 	if err != nil {
 		return err
 	}
-	limit := -1
-	if text := r.URL.Query().Get("limit"); text != "" {
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 {
-			return fail(http.StatusBadRequest, "limit %q is no number above 0", text)
-		}
+	after, limit, err := pageOf(r)
+	if err != nil {
+		return err
 	}
-	list, err := h.o.Store.Versions(r.Context(), at.Workspace, path)
+	list, err := h.o.Store.Versions(r.Context(), at.Workspace, path, after, limit+1)
+	if errors.Is(err, ErrNotFound) && after != "" {
+		return failedID(err, path, "version", after)
+	}
 	if err != nil {
 		return failed(err, path)
 	}
-	if limit > 0 && len(list) > limit {
-		list = list[:limit]
-	}
-	models := make([]versionModel, 0, len(list))
-	for _, v := range list {
-		models = append(models, versionOf(v))
-	}
-	return answerJSON(w, http.StatusOK, map[string]any{"versions": models})
+	return answerPage(w, "versions", list, limit, versionOf, func(v Version) string { return v.Entry.Version })
 }
 
 // VersionContent answers GET v1/workspaces/NAME/files/PATH/versions/ID: the bytes,
@@ -127,17 +155,25 @@ type trashModel struct {
 	Author  string    `json:"author"`
 }
 
-// Trash answers GET v1/workspaces/NAME/trash, newest first: {"trash": [...]}.
+func trashOf(t Trashed) trashModel {
+	return trashModel{t.ID, t.Path, t.Size, t.Deleted.UTC(), t.Author}
+}
+
+// Trash answers GET v1/workspaces/NAME/trash, newest first: {"trash": [...],
+// "next": id}, in pages as pageOf has them.
 func (h *Handlers) Trash(w http.ResponseWriter, r *http.Request, at At) error {
-	list, err := h.o.Store.Trash(r.Context(), at.Workspace)
+	after, limit, err := pageOf(r)
+	if err != nil {
+		return err
+	}
+	list, err := h.o.Store.Trash(r.Context(), at.Workspace, after, limit+1)
+	if errors.Is(err, ErrNotFound) && after != "" {
+		return failedID(err, "the trash", "entry", after)
+	}
 	if err != nil {
 		return failed(err, "the trash")
 	}
-	models := make([]trashModel, 0, len(list))
-	for _, t := range list {
-		models = append(models, trashModel{t.ID, t.Path, t.Size, t.Deleted.UTC(), t.Author})
-	}
-	return answerJSON(w, http.StatusOK, map[string]any{"trash": models})
+	return answerPage(w, "trash", list, limit, trashOf, func(t Trashed) string { return t.ID })
 }
 
 // Undelete answers POST v1/workspaces/NAME/trash/ID/restore.

@@ -21,7 +21,7 @@ func FuzzEnvelope(f *testing.F) {
 	h := New(Options{SpoolDir: f.TempDir()})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := httptest.NewRequest("PUT", "/", iotest.OneByteReader(bytes.NewReader(body)))
-		e, err := h.readEnvelope(httptest.NewRecorder(), r)
+		e, err := h.readEnvelope(httptest.NewRecorder(), r, "")
 		if err != nil {
 			return
 		}

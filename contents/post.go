@@ -14,7 +14,7 @@ import (
 // Post answers POST api/contents/PATH, PATH being a directory: it makes something
 // without a name of its own, or a copy.
 func (h *Handlers) Post(w http.ResponseWriter, r *http.Request, at At) error {
-	e, err := h.readEnvelope(w, r)
+	e, err := h.readEnvelope(w, r, at.Owner)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (h *Handlers) makeEmpty(ctx context.Context, at At, target, kind string) (E
 		return e, err
 	}
 	p := &putting{
-		h: h, at: at, path: target, envelope: &envelope{Type: kind, content: h.spool(1 << 10)},
+		h: h, at: at, path: target, envelope: &envelope{Type: kind, content: h.spool(at.Owner, 1<<10)},
 		options: PutOptions{Author: at.User, IfNone: true},
 	}
 	defer p.Close()

@@ -14,7 +14,7 @@ const emptyNotebook = `{"cells":[],"metadata":{},"nbformat":4,"nbformat_minor":5
 // Put answers PUT api/contents/PATH: it saves a file, makes a directory or takes a
 // chunk of an upload.
 func (h *Handlers) Put(w http.ResponseWriter, r *http.Request, at At) error {
-	e, err := h.readEnvelope(w, r)
+	e, err := h.readEnvelope(w, r, at.Owner)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (p *putting) file(w http.ResponseWriter, r *http.Request) error {
 		}
 		p.Format = "text"
 	}
-	content, err := p.h.decoded(p.envelope)
+	content, err := p.h.decoded(p.at.Owner, p.envelope)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (p *putting) notebook(w http.ResponseWriter, r *http.Request) error {
 	case p.kind == 0 && p.exists():
 		return fail(http.StatusBadRequest, "No file content provided")
 	case p.kind == 0:
-		p.content = p.h.spool(1 << 10)
+		p.content = p.h.spool(p.at.Owner, 1<<10)
 		if _, err := io.WriteString(p.content, emptyNotebook); err != nil {
 			return spoolFailed(err)
 		}
@@ -165,7 +165,7 @@ func (p *putting) notebook(w http.ResponseWriter, r *http.Request) error {
 // saveNotebook stores a notebook in the form of files, remembers whether its author
 // trusts it, and sees to it that it has a checkpoint.
 func (h *Handlers) saveNotebook(ctx context.Context, p *putting) (e Entry, wrong string, err error) {
-	file := h.spool(h.o.MaxFileBytes)
+	file := h.spool(p.at.Owner, h.o.MaxFileBytes)
 	defer file.Close()
 	file.expect(p.content.size)
 	trusted := false

@@ -159,16 +159,24 @@ func TestTooLargeIs413(t *testing.T) {
 
 func TestAFullWorkspaceIs507AndSaysWhatToDo(t *testing.T) {
 	s := serve(t)
-	s.store.Limit(10)
+	s.store.Limit(5000)
 	s.api("PUT", "a.txt", file("text", "0123456789")).want(201)
-	s.api("PUT", "a.txt", file("text", "x")).want(507).wantMessage("10 of 10 bytes").wantMessage("delete")
-	s.do("GET", "/v1/usage", nil).want(200).wantField("used", 10).wantField("limit", 10)
+	s.api("PUT", "a.txt", file("text", "x")).want(507).wantMessage("4096 of 5000 bytes").wantMessage("delete")
+	s.do("GET", "/v1/usage", nil).want(200).wantField("used", 4096).wantField("limit", 5000)
 }
 
 func TestADiskThatIsFullIs503(t *testing.T) {
 	s := serve(t, func(o *contents.Options) { o.SpoolDir = "/nonexistent" })
 	s.api("PUT", "a.txt", file("text", strings.Repeat("x", 9<<20))).want(503).wantMessage("no room")
 	s.api("PUT", "a.txt", file("text", "small")).want(201)
+}
+
+// The storage's disk, not the workspace's quota.
+func TestAFullStorageIs507AndSaysWhoCanHelp(t *testing.T) {
+	s := serve(t)
+	s.store.FailNext("Put", 1, contents.ErrFull)
+	s.api("PUT", "a.txt", file("text", "x")).want(507).wantField("reason", "full").wantMessage("disk of the file storage is full").wantMessage("whoever runs the server")
+	s.api("PUT", "a.txt", file("text", "x")).want(201)
 }
 
 func TestABodyThatBreaksOffSavesNothing(t *testing.T) {
@@ -280,6 +288,64 @@ func TestUploadsUnderWayAreBounded(t *testing.T) {
 	s.api("PUT", "0.bin", chunk(1, "x")).want(503)
 }
 
+// One person's uploads, in chunks and whole, do not fill the disk that all use.
+func TestUploadsOfOnePersonHoldSoMuchOfTheDisk(t *testing.T) {
+	const limit = 64 << 20
+	s := serve(t, func(o *contents.Options) { o.SpoolBytes = limit })
+	piece := strings.Repeat("0123456789abcdef", 10<<16) // 10 MiB: too many for memory
+	for round := range 3 {
+		taken, path := 0, fmt.Sprint(round, ".bin")
+		for i := 0; ; i++ {
+			a := s.api("PUT", path, chunk(i+1, piece))
+			if a.status == 429 {
+				a.wantMessage("as much as one person's may").wantMessage("wait")
+				break
+			}
+			if taken += len(piece); taken > limit {
+				t.Fatalf("%d bytes are held, and a chunk had the answer %d", taken, a.status)
+			}
+		}
+		// So much in every round: what was refused holds nothing.
+		if taken < limit/2 {
+			t.Errorf("refused at %d of %d bytes", taken, limit)
+		}
+	}
+	hold := func(user string, n int) (release func()) {
+		var ends []*io.PipeWriter
+		var done sync.WaitGroup
+		for i := range n {
+			r, w := io.Pipe()
+			ends = append(ends, w)
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, fmt.Sprint(s.url, "/api/contents/", user, i, ".bin"), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("X-User", user)
+			done.Go(func() {
+				if response, err := http.DefaultClient.Do(request); err == nil {
+					response.Body.Close()
+				}
+			})
+			// The answer may come before the end: it is refused.
+			if _, err := io.WriteString(w, `{"type":"file","format":"text","content":"`+piece); err != nil {
+				break
+			}
+		}
+		return func() {
+			for _, w := range ends {
+				_ = w.CloseWithError(io.ErrUnexpectedEOF)
+			}
+			done.Wait()
+		}
+	}
+	release := hold("ann", 10)
+	s.api("PUT", "a.bin", file("text", piece), "X-User", "ann").want(429)
+	s.api("PUT", "small.txt", file("text", "x"), "X-User", "bob").want(201)
+	s.api("PUT", "b.bin", file("text", piece), "X-User", "bob").want(201)
+	release()
+	s.api("PUT", "a.bin", file("text", piece), "X-User", "ann").want(201)
+}
+
 func TestALargeUploadLeavesNothingInTheSpoolDirectory(t *testing.T) {
 	dir := t.TempDir()
 	s := serve(t, func(o *contents.Options) { o.SpoolDir = dir })
@@ -309,7 +375,7 @@ func TestFiftyWritersOfOneFile(t *testing.T) {
 		})
 	}
 	done.Wait()
-	list, err := s.store.Versions(t.Context(), "w", "a.txt")
+	list, err := s.store.Versions(t.Context(), "w", "a.txt", "", 0)
 	if err != nil || len(list) != 50 {
 		t.Errorf("%d versions, %v, want 50", len(list), err)
 	}

@@ -32,17 +32,20 @@ type spool struct {
 	memory []byte
 	all    *atomic.Int64 // what all spools hold in memory; nil: that does not matter
 	mine   int64         // of it
+	share  *share        // of whose body it is; nil: that does not matter
 	file   *os.File
 	// up to checked there is room for it in the file system.
 	checked int64
 	mapped  []byte
 }
 
-func (h *Handlers) spool(limit int64) *spool {
-	return &spool{dir: h.o.SpoolDir, limit: limit, all: &h.inMemory}
+// spool returns one for a body of a person.
+func (h *Handlers) spool(owner string, limit int64) *spool {
+	return &spool{dir: h.o.SpoolDir, limit: limit, all: &h.inMemory, share: &share{of: &h.spooled, owner: owner}}
 }
 
-// Write implements io.Writer. *tooLargeError when it is full.
+// Write implements io.Writer. *tooLargeError when it is full, *shareError when its
+// owner has too much.
 func (s *spool) Write(p []byte) (int, error) {
 	if s.size+int64(len(p)) > s.limit {
 		return 0, &tooLargeError{s.limit}
@@ -55,8 +58,11 @@ func (s *spool) Write(p []byte) (int, error) {
 	if err := s.toFile(); err != nil {
 		return 0, err
 	}
+	if err := s.share.grow(s.size); err != nil {
+		return 0, err
+	}
 	if s.size > s.checked {
-		if err := SpoolRoom(s.file, roomEvery); err != nil {
+		if err := s.room(); err != nil {
 			return 0, err
 		}
 		s.checked = s.size + roomEvery
@@ -102,6 +108,9 @@ func (s *spool) toFile() error {
 	if s.file != nil {
 		return nil
 	}
+	if err := s.share.file(); err != nil {
+		return err
+	}
 	file, err := os.CreateTemp(s.dir, "kernelgw-spool-")
 	if err != nil {
 		return fmt.Errorf("cannot spool: %w", err)
@@ -110,7 +119,7 @@ func (s *spool) toFile() error {
 	if err := os.Remove(file.Name()); err != nil {
 		return fmt.Errorf("cannot spool: %w", err)
 	}
-	if err := SpoolRoom(file, roomEvery); err != nil {
+	if err := s.room(); err != nil {
 		return err
 	}
 	s.checked = roomEvery
@@ -134,15 +143,30 @@ const (
 // SpoolRoom refuses when a file system has no room for so many bytes of a body that
 // waits in a file of it.
 func SpoolRoom(file *os.File, wanted int64) error {
+	_, err := roomFor(file, wanted)
+	return err
+}
+
+// roomFor returns what a file system has room for besides so many bytes.
+func roomFor(file *os.File, wanted int64) (left int64, err error) {
 	var fs syscall.Statfs_t
 	if err := syscall.Fstatfs(int(file.Fd()), &fs); err != nil {
-		return fmt.Errorf("cannot spool: %w", err)
+		return 0, fmt.Errorf("cannot spool: %w", err)
 	}
 	free, total := int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
-	if free-wanted < min(roomKept, total/20) {
-		return fmt.Errorf("cannot spool: %d bytes are free, which is kept for others", free)
+	if left = free - wanted - min(roomKept, total/20); left < 0 {
+		return 0, fmt.Errorf("cannot spool: %d bytes are free, which is kept for others", free)
 	}
-	return nil
+	return left, nil
+}
+
+// room refuses when there is no room for what comes next.
+func (s *spool) room() error {
+	left, err := roomFor(s.file, roomEvery)
+	if err != nil {
+		return err
+	}
+	return s.share.leaves(left)
 }
 
 // appendAll appends what another spool holds.
@@ -198,6 +222,7 @@ func (s *spool) Close() {
 		s.file.Close()
 		s.file = nil
 	}
+	s.share.end()
 	s.free()
 }
 

@@ -32,6 +32,10 @@ var (
 	// ErrUnavailable: the storage does not answer, or said to slow down. The
 	// change was not made, or it is not known: trying again is right.
 	ErrUnavailable = errors.New("the file storage does not answer")
+	// ErrFull: the storage has no room left, whatever the workspace may hold. The
+	// change was not made, and trying again does not help before somebody makes
+	// room.
+	ErrFull = errors.New("the file storage is full")
 	// ErrInvalid: a path that cannot be stored; the text says why.
 	ErrInvalid = errors.New("invalid path")
 	// ErrTooLarge: more than one operation may move or copy.
@@ -39,11 +43,15 @@ var (
 )
 
 // ChangedError says that a file is not what the caller last saw (a condition of
-// PutOptions, or of Delete, failed). Current is zero when it is gone.
+// PutOptions, or a Match, failed). Current is zero when it is gone, and a
+// directory when that is in its place.
 type ChangedError struct{ Current Entry }
 
 // Error implements error.
 func (e *ChangedError) Error() string {
+	if e.Current.Directory {
+		return "there is a directory, which has no ETag and no versions"
+	}
 	if e.Current.ETag == "" {
 		return "the file was deleted meanwhile"
 	}
@@ -60,6 +68,14 @@ type QuotaError struct{ Used, Limit, Wanted int64 } // bytes, old versions inclu
 func (e *QuotaError) Error() string {
 	return fmt.Sprintf("the workspace holds %d of %d bytes, old versions included, and has no room for %d more: delete files or old versions", e.Used, e.Limit, e.Wanted)
 }
+
+// leastCharge is what the smallest version and a directory count in a quota: a
+// storage has so much work with each that none is free.
+const leastCharge = 4 << 10
+
+// Charge returns what a version of so many bytes counts in Usage and against a
+// quota: its size, at least 4 KiB. A directory counts as an empty version.
+func Charge(size int64) int64 { return max(size, leastCharge) }
 
 // Entry is a file or a directory.
 type Entry struct {
@@ -121,6 +137,16 @@ type PutOptions struct {
 	Executable bool
 }
 
+// Match is a condition of a change of what is there: a file with this ETag, at
+// this version. Empty fields are no condition. A directory has neither, and
+// fulfils only the zero Match.
+type Match struct{ ETag, Version string }
+
+// Met reports whether an entry, which is there, fulfils the condition.
+func (m Match) Met(e Entry) bool {
+	return m == Match{} || !e.Directory && (m.ETag == "" || m.ETag == e.ETag) && (m.Version == "" || m.Version == e.Version)
+}
+
 // Store keeps the files of workspaces, with every version. Paths are clean: see
 // Clean. All methods are safe for concurrent use. What a method has answered is
 // durable and is seen by every read that begins afterwards. ctx ends the wait,
@@ -146,21 +172,25 @@ type Store interface {
 	// *ChangedError when a condition fails, *QuotaError.
 	Put(ctx context.Context, workspace, path string, body io.ReadSeeker, o PutOptions) (Entry, error)
 	// MakeDirectory makes a directory and its parents; created is false when it
-	// was there. ErrNotDirectory when a file is in the way.
+	// was there. ErrNotDirectory when a file is in the way, *QuotaError.
 	MakeDirectory(ctx context.Context, workspace, path string) (e Entry, created bool, err error)
 	// Move renames a file or a directory with all below it. History, checkpoints
-	// and creation times go along. ErrExists when to exists, ErrNoParent. Whatever
-	// dies in the middle, no file is lost, and the store finishes the move later.
-	Move(ctx context.Context, workspace, from, to, author string) (Entry, error)
+	// and creation times go along. ErrExists when to exists, ErrNoParent,
+	// *ChangedError when what is at from fails match: no other change comes between
+	// that look and the move. Whatever dies in the middle, no file is lost, and the
+	// store finishes the move later.
+	Move(ctx context.Context, workspace, from, to, author string, match Match) (Entry, error)
 	// Copy copies the latest versions of a file, or of a directory and all below
 	// it. ErrExists when to exists, ErrTooLarge.
 	Copy(ctx context.Context, workspace, from, to, author string) (Entry, error)
-	// Delete moves a file, or a directory with all below it, to the trash.
-	// ifMatch is as PutOptions.IfMatch, for a file.
-	Delete(ctx context.Context, workspace, path, author, ifMatch string) error
+	// Delete moves a file, or a directory with all below it, however much, to the
+	// trash. match is as in Move. A Delete of a large directory that dies in the
+	// middle is finished later, as a move is.
+	Delete(ctx context.Context, workspace, path, author string, match Match) error
 
-	// Versions returns the versions of a file, latest first, across moves.
-	Versions(ctx context.Context, workspace, path string) ([]Version, error)
+	// Versions returns the versions of a file, latest first, across moves: those
+	// older than the version after, "" for all, and at most limit of them, 0 for all.
+	Versions(ctx context.Context, workspace, path, after string, limit int) ([]Version, error)
 	// Restore makes a version the latest, as a new version.
 	Restore(ctx context.Context, workspace, path, version, author string) (Entry, error)
 	// DeleteVersion removes an old version for good, and frees its bytes.
@@ -178,15 +208,17 @@ type Store interface {
 	// DeleteCheckpoint unpins.
 	DeleteCheckpoint(ctx context.Context, workspace, path, id string) error
 
-	// Trash returns what was deleted and can be brought back, newest first.
-	Trash(ctx context.Context, workspace string) ([]Trashed, error)
+	// Trash returns what was deleted and can be brought back, newest first: what
+	// follows the entry of the id after, which may be gone since, "" for all, and at
+	// most limit entries, 0 for all.
+	Trash(ctx context.Context, workspace, after string, limit int) ([]Trashed, error)
 	// Undelete brings a file back. ErrExists when its path is taken.
 	Undelete(ctx context.Context, workspace, id string) (Entry, error)
 	// Purge removes a trash entry for good; "" means all of the trash.
 	Purge(ctx context.Context, workspace, id string) error
 
-	// Usage returns the bytes that a workspace holds, old versions and trash
-	// included, and its limit, 0 when there is none.
+	// Usage returns what a workspace holds, old versions, trash and directories
+	// included, each as Charge says, and its limit, 0 when there is none. Bytes.
 	Usage(ctx context.Context, workspace string) (used, limit int64, err error)
 
 	// Watch calls changed for each change that this store makes in the workspace

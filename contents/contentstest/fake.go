@@ -120,12 +120,12 @@ func (w *workspace) file(path string) (*file, error) {
 }
 
 // room makes sure that a file can be at path.
-func (w *workspace) room(path string, parents bool) error {
+func (f *Fake) room(w *workspace, path string, parents bool) error {
 	if path == "" {
 		return fmt.Errorf("the root: %w", contents.ErrIsDirectory)
 	}
 	if parents {
-		return w.makeDirectories(contents.Parent(path))
+		return f.makeDirectories(w, contents.Parent(path))
 	}
 	for d := contents.Parent(path); d != ""; d = contents.Parent(d) {
 		if w.files[d] != nil {
@@ -138,14 +138,17 @@ func (w *workspace) room(path string, parents bool) error {
 	return nil
 }
 
-func (w *workspace) makeDirectories(path string) error {
+func (f *Fake) makeDirectories(w *workspace, path string) error {
 	if w.isDirectory(path) {
 		return nil
 	}
 	if w.files[path] != nil {
 		return fmt.Errorf("%s: %w", path, contents.ErrNotDirectory)
 	}
-	if err := w.makeDirectories(contents.Parent(path)); err != nil {
+	if err := f.makeDirectories(w, contents.Parent(path)); err != nil {
+		return err
+	}
+	if err := f.hasRoom(w, contents.Charge(0)); err != nil {
 		return err
 	}
 	w.directories[path] = now()
@@ -187,7 +190,7 @@ func (w *workspace) listed(path string) contents.Entry {
 func (w *workspace) used() (n int64) {
 	add := func(fl *file) {
 		for _, v := range fl.versions {
-			n += v.Size
+			n += contents.Charge(v.Size)
 		}
 	}
 	for _, fl := range w.files {
@@ -196,13 +199,21 @@ func (w *workspace) used() (n int64) {
 	for _, t := range w.trash {
 		add(t.file)
 	}
-	return n
+	return n + int64(len(w.directories))*contents.Charge(0)
+}
+
+// hasRoom makes sure that so much more may be kept, as contents.Charge says.
+func (f *Fake) hasRoom(w *workspace, wanted int64) error {
+	if used := w.used(); f.limit > 0 && used+wanted > f.limit {
+		return &contents.QuotaError{Used: used, Limit: f.limit, Wanted: wanted}
+	}
+	return nil
 }
 
 // append makes content the latest version of the file at path.
 func (f *Fake) append(w *workspace, path string, content []byte, o contents.PutOptions) (contents.Entry, error) {
-	if used := w.used(); f.limit > 0 && used+int64(len(content)) > f.limit {
-		return contents.Entry{}, &contents.QuotaError{Used: used, Limit: f.limit, Wanted: int64(len(content))}
+	if err := f.hasRoom(w, contents.Charge(int64(len(content)))); err != nil {
+		return contents.Entry{}, err
 	}
 	fl := w.files[path]
 	if fl == nil {
@@ -329,7 +340,7 @@ func (f *Fake) Put(ctx context.Context, workspace, path string, body io.ReadSeek
 	if w.isDirectory(path) {
 		return contents.Entry{}, fmt.Errorf("%s: %w", path, contents.ErrIsDirectory)
 	}
-	if err := w.room(path, o.Parents); err != nil {
+	if err := f.room(w, path, o.Parents); err != nil {
 		return contents.Entry{}, err
 	}
 	if err := w.allowed(path, o); err != nil {
@@ -338,7 +349,19 @@ func (f *Fake) Put(ctx context.Context, workspace, path string, body io.ReadSeek
 	return f.append(w, path, content, o)
 }
 
-// allowed checks the conditions of a write or of a delete.
+// meets checks a condition on what is at path.
+func (w *workspace) meets(path string, match contents.Match) error {
+	current := w.listed(path)
+	if fl := w.files[path]; fl != nil {
+		current = fl.latest().Entry
+	}
+	if !match.Met(current) {
+		return &contents.ChangedError{Current: current}
+	}
+	return nil
+}
+
+// allowed checks the conditions of a write.
 func (w *workspace) allowed(path string, o contents.PutOptions) error {
 	var current contents.Entry
 	if fl := w.files[path]; fl != nil {
@@ -358,29 +381,29 @@ func (f *Fake) MakeDirectory(ctx context.Context, workspace, path string) (conte
 	w := f.in(workspace)
 	defer f.mu.Unlock()
 	was := w.isDirectory(path)
-	if err := w.makeDirectories(path); err != nil {
+	if err := f.makeDirectories(w, path); err != nil {
 		return contents.Entry{}, false, err
 	}
 	return w.directory(path), !was, nil
 }
 
 // Delete implements contents.Store.
-func (f *Fake) Delete(ctx context.Context, workspace, path, author, ifMatch string) error {
+func (f *Fake) Delete(ctx context.Context, workspace, path, author string, match contents.Match) error {
 	if err := f.fault(ctx, "Delete"); err != nil {
 		return err
 	}
 	w := f.in(workspace)
 	defer f.mu.Unlock()
 	if w.files[path] == nil && (path == "" || !w.isDirectory(path)) {
-		if ifMatch != "" {
+		if match != (contents.Match{}) {
 			return &contents.ChangedError{}
 		}
 		return fmt.Errorf("%s: %w", path, contents.ErrNotFound)
 	}
+	if err := w.meets(path, match); err != nil {
+		return err
+	}
 	if w.files[path] != nil {
-		if err := w.allowed(path, contents.PutOptions{IfMatch: ifMatch}); err != nil {
-			return err
-		}
 		f.discard(w, path, author)
 		return nil
 	}

@@ -10,12 +10,18 @@ import (
 )
 
 // Move implements contents.Store.
-func (f *Fake) Move(ctx context.Context, workspace, from, to, author string) (contents.Entry, error) {
+func (f *Fake) Move(ctx context.Context, workspace, from, to, author string, match contents.Match) (contents.Entry, error) {
 	if err := f.fault(ctx, "Move"); err != nil {
 		return contents.Entry{}, err
 	}
 	w := f.in(workspace)
 	defer f.mu.Unlock()
+	if w.files[from] == nil && !w.isDirectory(from) && match != (contents.Match{}) {
+		return contents.Entry{}, &contents.ChangedError{}
+	}
+	if err := w.meets(from, match); err != nil {
+		return contents.Entry{}, err
+	}
 	return f.transfer(w, from, to, author, "move")
 }
 
@@ -40,13 +46,18 @@ func (f *Fake) transfer(w *workspace, from, to, author, how string) (contents.En
 	if isBelow(to, from) {
 		return contents.Entry{}, fmt.Errorf("%s is in %s: %w", to, from, contents.ErrInvalid)
 	}
-	if err := w.room(to, false); err != nil {
+	if err := f.room(w, to, false); err != nil {
 		return contents.Entry{}, err
 	}
 	if fl != nil {
 		return f.transferFile(w, from, to, author, how)
 	}
 	below := w.below(from)
+	if how == "copy" {
+		if err := f.hasRoom(w, w.charge(from, below)); err != nil {
+			return contents.Entry{}, err
+		}
+	}
 	w.directories[to] = w.directories[from]
 	w.tell(contents.Change{Path: to, Entry: w.directory(to), Source: how})
 	for _, p := range below {
@@ -62,6 +73,14 @@ func (f *Fake) transfer(w *workspace, from, to, author, how string) (contents.En
 		w.forgetDirectories(from, below, how)
 	}
 	return w.directory(to), nil
+}
+
+// charge returns what a copy of a directory, and of what is below it, counts.
+func (w *workspace) charge(path string, below []string) (n int64) {
+	for _, p := range append(below[:len(below):len(below)], path) {
+		n += contents.Charge(w.listed(p).Size)
+	}
+	return n
 }
 
 func (f *Fake) transferFile(w *workspace, from, to, author, how string) (contents.Entry, error) {

@@ -76,7 +76,7 @@ func testReading(s *suite) {
 		s.wantError("open", err, contents.ErrNotFound)
 		_, err = s.tryRead("a", "no-such-version", 0, -1)
 		s.wantError("open an unknown version", err, contents.ErrNotFound)
-		_, err = s.store.Versions(s.ctx, s.workspace, "nothing")
+		_, err = s.store.Versions(s.ctx, s.workspace, "nothing", "", 0)
 		s.wantError("versions", err, contents.ErrNotFound)
 	})
 	s.sentence("a directory is no file and a file no directory", func(s *suite) {
@@ -178,9 +178,9 @@ func testConditions(s *suite) {
 	s.sentence("a delete only if the file has this etag", func(s *suite) {
 		first := s.put("a", "one")
 		second := s.put("a", "two", contents.PutOptions{Author: "bob"})
-		s.wantChanged("delete with an old etag", s.store.Delete(s.ctx, s.workspace, "a", "ann", first.ETag), second)
+		s.wantChanged("delete with an old etag", s.store.Delete(s.ctx, s.workspace, "a", "ann", contents.Match{ETag: first.ETag}), second)
 		s.want("content", s.read("a", ""), "two")
-		if err := s.store.Delete(s.ctx, s.workspace, "a", "ann", second.ETag); err != nil {
+		if err := s.store.Delete(s.ctx, s.workspace, "a", "ann", contents.Match{ETag: second.ETag}); err != nil {
 			s.Error(err)
 		}
 	})

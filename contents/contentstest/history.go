@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"kernelgw/contents"
 )
 
 // Versions implements contents.Store.
-func (f *Fake) Versions(ctx context.Context, workspace, path string) ([]contents.Version, error) {
+func (f *Fake) Versions(ctx context.Context, workspace, path, after string, limit int) ([]contents.Version, error) {
 	if err := f.fault(ctx, "Versions"); err != nil {
 		return nil, err
 	}
@@ -25,7 +27,21 @@ func (f *Fake) Versions(ctx context.Context, workspace, path string) ([]contents
 		v.Pinned = fl.pins(v.Entry.Version)
 		found = append(found, v.Version)
 	}
-	return found, nil
+	if after != "" {
+		i := slices.IndexFunc(found, func(v contents.Version) bool { return v.Entry.Version == after })
+		if i < 0 {
+			return nil, fmt.Errorf("version %s: %w", after, contents.ErrNotFound)
+		}
+		found = found[i+1:]
+	}
+	return page(found, limit), nil
+}
+
+func page[E any](list []E, limit int) []E {
+	if limit > 0 && len(list) > limit {
+		return list[:limit]
+	}
+	return list
 }
 
 func (fl *file) pins(version string) bool {
@@ -153,18 +169,30 @@ func (w *workspace) checkpoint(path, id string) (*file, int, error) {
 }
 
 // Trash implements contents.Store.
-func (f *Fake) Trash(ctx context.Context, workspace string) ([]contents.Trashed, error) {
+func (f *Fake) Trash(ctx context.Context, workspace, after string, limit int) ([]contents.Trashed, error) {
 	if err := f.fault(ctx, "Trash"); err != nil {
 		return nil, err
 	}
 	w := f.in(workspace)
 	defer f.mu.Unlock()
+	before := f.ids + 1
+	if after != "" {
+		var err error
+		if before, err = numberOf(after); err != nil {
+			return nil, fmt.Errorf("trash entry %s: %w", after, contents.ErrNotFound)
+		}
+	}
 	var found []contents.Trashed
 	for _, t := range slices.Backward(w.trash) {
-		found = append(found, t.Trashed)
+		if n, err := numberOf(t.ID); err == nil && n < before {
+			found = append(found, t.Trashed)
+		}
 	}
-	return found, nil
+	return page(found, limit), nil
 }
+
+// numberOf returns the number in an id of a trash entry.
+func numberOf(id string) (int, error) { return strconv.Atoi(strings.TrimPrefix(id, "t")) }
 
 // Undelete implements contents.Store.
 func (f *Fake) Undelete(ctx context.Context, workspace, id string) (contents.Entry, error) {
@@ -181,7 +209,7 @@ func (f *Fake) Undelete(ctx context.Context, workspace, id string) (contents.Ent
 	if w.files[t.Path] != nil || w.isDirectory(t.Path) {
 		return contents.Entry{}, fmt.Errorf("%s: %w", t.Path, contents.ErrExists)
 	}
-	if err := w.makeDirectories(contents.Parent(t.Path)); err != nil {
+	if err := f.makeDirectories(w, contents.Parent(t.Path)); err != nil {
 		return contents.Entry{}, err
 	}
 	w.trash = slices.Delete(w.trash, i, i+1)

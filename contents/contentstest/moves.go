@@ -54,25 +54,49 @@ func testMoving(s *suite) {
 		s.put("b", "b")
 		s.put("d/x", "x", contents.PutOptions{Parents: true})
 		for _, to := range []string{"b", "d"} {
-			_, err := s.store.Move(s.ctx, s.workspace, "a", to, "ann")
+			_, err := s.store.Move(s.ctx, s.workspace, "a", to, "ann", contents.Match{})
 			s.wantError("move a to "+to, err, contents.ErrExists)
 		}
-		_, err := s.store.Move(s.ctx, s.workspace, "d", "b", "ann")
+		_, err := s.store.Move(s.ctx, s.workspace, "d", "b", "ann", contents.Match{})
 		s.wantError("move d to b", err, contents.ErrExists)
 		s.want("walk", s.walk(""), []string{"a", "b", "d/", "d/x"})
 		s.want("content", s.read("b", ""), "b")
 	})
 	s.sentence("a move of nothing, or to nowhere, fails", func(s *suite) {
 		s.put("a", "a")
-		_, err := s.store.Move(s.ctx, s.workspace, "nothing", "b", "ann")
+		_, err := s.store.Move(s.ctx, s.workspace, "nothing", "b", "ann", contents.Match{})
 		s.wantError("from nothing", err, contents.ErrNotFound)
-		_, err = s.store.Move(s.ctx, s.workspace, "a", "no/where", "ann")
+		_, err = s.store.Move(s.ctx, s.workspace, "a", "no/where", "ann", contents.Match{})
 		s.wantError("to nowhere", err, contents.ErrNoParent)
 		s.want("walk", s.walk(""), []string{"a"})
 	})
+	s.sentence("a move only if the file is what the caller saw", func(s *suite) {
+		first := s.put("a", "one")
+		second := s.put("a", "two", contents.PutOptions{Author: "bob"})
+		s.mkdir("d")
+		for what, c := range map[string]struct {
+			path    string
+			match   contents.Match
+			current contents.Entry
+		}{
+			"an old etag":                 {"a", contents.Match{ETag: first.ETag}, second},
+			"an old version":              {"a", contents.Match{Version: first.Version}, second},
+			"a file that is gone":         {"gone", contents.Match{ETag: first.ETag}, contents.Entry{}},
+			"a directory that was a file": {"d", contents.Match{ETag: first.ETag}, contents.Entry{}},
+		} {
+			_, err := s.store.Move(s.ctx, s.workspace, c.path, "moved", "ann", c.match)
+			s.wantChanged("move of "+what, err, c.current)
+			s.wantChanged("delete of "+what, s.store.Delete(s.ctx, s.workspace, c.path, "ann", c.match), c.current)
+		}
+		s.want("walk", s.walk(""), []string{"a", "d/"})
+		if _, err := s.store.Move(s.ctx, s.workspace, "a", "b", "ann", contents.Match{ETag: second.ETag, Version: second.Version}); err != nil {
+			s.Error(err)
+		}
+		s.want("walk after the move", s.walk(""), []string{"b", "d/"})
+	})
 	s.sentence("a directory does not move into itself", func(s *suite) {
 		s.put("d/a", "a", contents.PutOptions{Parents: true})
-		if _, err := s.store.Move(s.ctx, s.workspace, "d", "d/e", "ann"); err == nil {
+		if _, err := s.store.Move(s.ctx, s.workspace, "d", "d/e", "ann", contents.Match{}); err == nil {
 			s.Error("moved")
 		}
 		s.want("walk", s.walk(""), []string{"d/", "d/a"})
@@ -165,10 +189,10 @@ func testDeleting(s *suite) {
 		s.want("walk", s.walk(""), []string{"d/"})
 	})
 	s.sentence("nothing cannot be deleted, nor deleted twice", func(s *suite) {
-		s.wantError("nothing", s.store.Delete(s.ctx, s.workspace, "a", "ann", ""), contents.ErrNotFound)
+		s.wantError("nothing", s.store.Delete(s.ctx, s.workspace, "a", "ann", contents.Match{}), contents.ErrNotFound)
 		s.put("a", "x")
 		s.remove("a")
-		s.wantError("again", s.store.Delete(s.ctx, s.workspace, "a", "ann", ""), contents.ErrNotFound)
+		s.wantError("again", s.store.Delete(s.ctx, s.workspace, "a", "ann", contents.Match{}), contents.ErrNotFound)
 	})
 	s.sentence("a new file in the place of a deleted one is new", func(s *suite) {
 		s.put("a", "one")
@@ -215,6 +239,39 @@ func testTrash(s *suite) {
 			sizes = append(sizes, one.Size)
 		}
 		s.want("sizes", sizes, []int64{3, 2, 1})
+	})
+	s.sentence("a page of the trash follows the one before, also when that was emptied", func(s *suite) {
+		for i := range 3 {
+			s.put("a"+number(i), "x")
+			s.remove("a" + number(i))
+		}
+		s.put("d/1", "x", contents.PutOptions{Parents: true})
+		s.put("d/2", "x")
+		s.put("d/3", "x")
+		s.remove("d")
+		want := s.trash()
+		s.want("in the trash", len(want), 6)
+		var got []contents.Trashed
+		after := ""
+		for {
+			list, err := s.store.Trash(s.ctx, s.workspace, after, 2)
+			if err != nil || len(list) > 2 {
+				s.Fatalf("got %d entries after %q, %v, want at most 2", len(list), after, err)
+			}
+			if len(list) == 0 {
+				break
+			}
+			got = append(got, list...)
+			after = list[len(list)-1].ID
+			for _, one := range list {
+				if err := s.store.Purge(s.ctx, s.workspace, one.ID); err != nil {
+					s.Fatal(err)
+				}
+			}
+		}
+		s.want("all pages", got, want)
+		_, err := s.store.Trash(s.ctx, s.workspace, "no id of an entry", 2)
+		s.wantError("after what is no id", err, contents.ErrNotFound)
 	})
 	s.sentence("what is purged is gone", func(s *suite) {
 		s.put("a", "x")

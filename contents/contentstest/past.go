@@ -3,6 +3,7 @@ package contentstest
 import (
 	"regexp"
 	"slices"
+	"strings"
 
 	"kernelgw/contents"
 )
@@ -26,6 +27,33 @@ func testVersions(s *suite) {
 			s.want("pinned", v.Pinned, false)
 		}
 		s.want("contents", s.history("a"), []string{"three", "two", "one"})
+	})
+	s.sentence("a page of versions follows the one before", func(s *suite) {
+		var want []string
+		for i := range 5 {
+			want = append(want, s.put("a", number(i)).Version)
+		}
+		slices.Reverse(want)
+		var got []string
+		after := ""
+		for {
+			list, err := s.store.Versions(s.ctx, s.workspace, "a", after, 2)
+			if err != nil || len(list) > 2 {
+				s.Fatalf("got %d versions after %q, %v, want at most 2", len(list), after, err)
+			}
+			if len(list) == 0 {
+				break
+			}
+			for _, v := range list {
+				s.want("latest", v.Latest, len(got) == 0)
+				s.want("has a hash", v.SHA256 != "", true)
+				got = append(got, v.Entry.Version)
+			}
+			after = list[len(list)-1].Entry.Version
+		}
+		s.want("versions", got, want)
+		_, err := s.store.Versions(s.ctx, s.workspace, "a", "no-such-version", 2)
+		s.wantError("after an unknown version", err, contents.ErrNotFound)
 	})
 	s.sentence("a write of the same content is a version", func(s *suite) {
 		first := s.put("a", "x")
@@ -59,14 +87,14 @@ func testVersions(s *suite) {
 		s.wantError("an unknown version", err, contents.ErrNotFound)
 	})
 	s.sentence("an old version goes for good and frees its bytes", func(s *suite) {
-		first := s.put("a", "0123456789")
+		first := s.put("a", strings.Repeat("0123456789", 1000))
 		second := s.put("a", "two")
 		before := s.used()
 		s.wantError("the latest", s.store.DeleteVersion(s.ctx, s.workspace, "a", second.Version), contents.ErrExists)
 		if err := s.store.DeleteVersion(s.ctx, s.workspace, "a", first.Version); err != nil {
 			s.Fatal(err)
 		}
-		s.want("freed", before-s.used(), int64(10))
+		s.want("freed", before-s.used(), int64(10_000))
 		s.want("contents", s.history("a"), []string{"two"})
 		s.wantError("again", s.store.DeleteVersion(s.ctx, s.workspace, "a", first.Version), contents.ErrNotFound)
 	})
@@ -163,19 +191,22 @@ func testCheckpoints(s *suite) {
 	})
 }
 
+// quotaLimit is what a workspace may hold in the tests of quotas.
+const quotaLimit = 100_000
+
 func testQuota(s *suite) {
 	s.sentence("a write over the limit fails, old versions and trash count", func(s *suite) {
-		full := string(make([]byte, 400))
+		full := string(make([]byte, 40_000))
 		s.put("a", full)
 		s.put("a", full)
 		used, limit, err := s.store.Usage(s.ctx, s.workspace)
-		if err != nil || used != 800 || limit != 1000 {
-			s.Errorf("usage: got %d of %d, %v, want 800 of 1000", used, limit, err)
+		if err != nil || used != 80_000 || limit != quotaLimit {
+			s.Errorf("usage: got %d of %d, %v, want 80000 of %d", used, limit, err, quotaLimit)
 		}
-		s.wantQuota(s.tryPut("a", full, contents.PutOptions{}), 800)
+		s.wantQuota(s.tryPut("a", full, contents.PutOptions{}), 80_000)
 		s.want("versions", len(s.versions("a")), 2)
 		s.remove("a")
-		s.wantQuota(s.tryPut("b", full, contents.PutOptions{}), 800)
+		s.wantQuota(s.tryPut("b", full, contents.PutOptions{}), 80_000)
 		if err := s.store.Purge(s.ctx, s.workspace, ""); err != nil {
 			s.Fatal(err)
 		}
@@ -183,11 +214,51 @@ func testQuota(s *suite) {
 		s.put("b", full)
 	})
 	s.sentence("a copy and a restore over the limit fail", func(s *suite) {
-		first := s.put("a", string(make([]byte, 600)))
+		first := s.put("a", string(make([]byte, 60_000)))
 		_, err := s.store.Copy(s.ctx, s.workspace, "a", "b", "ann")
-		s.wantQuota(err, 600)
+		s.wantQuota(err, 60_000)
 		_, err = s.store.Restore(s.ctx, s.workspace, "a", first.Version, "ann")
-		s.wantQuota(err, 600)
+		s.wantQuota(err, 60_000)
 		s.want("walk", s.walk(""), []string{"a"})
+	})
+	s.sentence("an empty version and a directory are not free", func(s *suite) {
+		s.mkdir("d/e")
+		s.put("d/e/empty", "")
+		s.put("d/e/empty", "small")
+		s.want("used", s.used(), 4*contents.Charge(0))
+		s.move("d", "f")
+		s.want("used after a move", s.used(), 4*contents.Charge(0))
+		if _, err := s.store.Copy(s.ctx, s.workspace, "f", "g", "ann"); err != nil {
+			s.Fatal(err)
+		}
+		s.want("used after a copy", s.used(), 7*contents.Charge(0))
+		s.remove("g")
+		s.want("used after a delete", s.used(), 5*contents.Charge(0))
+		if err := s.store.Purge(s.ctx, s.workspace, ""); err != nil {
+			s.Fatal(err)
+		}
+		s.want("used after a purge", s.used(), 4*contents.Charge(0))
+	})
+	s.sentence("empty files fill a workspace", func(s *suite) {
+		full := quotaLimit / contents.Charge(0)
+		for i := range full {
+			s.put("f"+number(int(i)), "")
+		}
+		s.wantQuota(s.tryPut("more", "", contents.PutOptions{}), full*contents.Charge(0))
+		s.wantQuota(s.tryPut("f00000", "", contents.PutOptions{}), full*contents.Charge(0))
+	})
+	s.sentence("empty directories fill a workspace", func(s *suite) {
+		full := quotaLimit / contents.Charge(0)
+		for i := range full {
+			s.mkdir("d" + number(int(i)))
+		}
+		_, _, err := s.store.MakeDirectory(s.ctx, s.workspace, "more")
+		s.wantQuota(err, full*contents.Charge(0))
+		_, err = s.store.Copy(s.ctx, s.workspace, "d00000", "copy", "ann")
+		s.wantQuota(err, full*contents.Charge(0))
+		s.move("d00000", "renamed") // what holds all that it may is still put in order
+		s.want("used", s.used(), full*contents.Charge(0))
+		s.remove("renamed")
+		s.mkdir("more")
 	})
 }

@@ -19,8 +19,8 @@ func (s *suite) wantQuota(err error, used int64) {
 	var quota *contents.QuotaError
 	if !errors.As(err, &quota) {
 		s.Errorf("got error %v, want a QuotaError", err)
-	} else if quota.Used != used || quota.Limit != 1000 || quota.Wanted <= 0 {
-		s.Errorf("got %+v, want %d of 1000 used", quota, used)
+	} else if quota.Used != used || quota.Limit != quotaLimit || quota.Wanted <= 0 {
+		s.Errorf("got %+v, want %d of %d used", quota, used, quotaLimit)
 	}
 }
 
@@ -85,6 +85,32 @@ func testConcurrency(s *suite) {
 			}
 		})
 		s.want("count", s.read("n", ""), strconv.Itoa(writers*each))
+	})
+	s.sentence("of renames, deletes and writes of one version one is done", func(s *suite) {
+		for round := range 8 {
+			name := number(round)
+			seen := s.put(name, "seen")
+			match := contents.Match{Version: seen.Version}
+			var done atomic.Int64
+			parallel(9, func(i int) {
+				var err error
+				switch i % 3 {
+				case 0:
+					_, err = s.store.Move(s.ctx, s.workspace, name, fmt.Sprint(name, "-", i), "ann", match)
+				case 1:
+					err = s.store.Delete(s.ctx, s.workspace, name, "ann", match)
+				default:
+					err = s.tryPut(name, "changed", contents.PutOptions{IfVersion: seen.Version})
+				}
+				var changed *contents.ChangedError
+				if err == nil {
+					done.Add(1)
+				} else if !errors.As(err, &changed) {
+					s.Errorf("change %d: %v", i, err)
+				}
+			})
+			s.want("changes that were made", done.Load(), int64(1))
+		}
 	})
 	s.sentence("an ended context ends the wait", func(s *suite) {
 		ctx, cancel := context.WithCancel(s.ctx)

@@ -45,7 +45,7 @@ func Run(t *testing.T, factory Factory) {
 	} {
 		t.Run(group.name, func(t *testing.T) { group.test(&suite{T: t, store: store}) })
 	}
-	t.Run("Quota", func(t *testing.T) { testQuota(&suite{T: t, store: factory(t, 1000)}) })
+	t.Run("Quota", func(t *testing.T) { testQuota(&suite{T: t, store: factory(t, quotaLimit)}) })
 }
 
 // suite is a test with a store. Each sentence gets a workspace of its own.
@@ -161,7 +161,7 @@ func (s *suite) walk(path string) []string {
 
 func (s *suite) versions(path string) []contents.Version {
 	s.Helper()
-	list, err := s.store.Versions(s.ctx, s.workspace, path)
+	list, err := s.store.Versions(s.ctx, s.workspace, path, "", 0)
 	if err != nil {
 		s.Fatalf("versions of %q: %v", path, err)
 	}
@@ -191,7 +191,7 @@ func (s *suite) checkpoints(path string) (ids []string) {
 
 func (s *suite) trash() []contents.Trashed {
 	s.Helper()
-	list, err := s.store.Trash(s.ctx, s.workspace)
+	list, err := s.store.Trash(s.ctx, s.workspace, "", 0)
 	if err != nil {
 		s.Fatalf("trash: %v", err)
 	}
@@ -200,14 +200,14 @@ func (s *suite) trash() []contents.Trashed {
 
 func (s *suite) remove(path string) {
 	s.Helper()
-	if err := s.store.Delete(s.ctx, s.workspace, path, "ann", ""); err != nil {
+	if err := s.store.Delete(s.ctx, s.workspace, path, "ann", contents.Match{}); err != nil {
 		s.Fatalf("delete %q: %v", path, err)
 	}
 }
 
 func (s *suite) move(from, to string) contents.Entry {
 	s.Helper()
-	e, err := s.store.Move(s.ctx, s.workspace, from, to, "ann")
+	e, err := s.store.Move(s.ctx, s.workspace, from, to, "ann", contents.Match{})
 	if err != nil {
 		s.Fatalf("move %q to %q: %v", from, to, err)
 	}

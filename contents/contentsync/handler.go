@@ -69,6 +69,8 @@ func (l *link) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, message = no.status, no.message
 	case errors.As(err, &full):
 		status, message = http.StatusInsufficientStorage, full.Error()
+	case errors.Is(err, contents.ErrFull):
+		status, message = http.StatusInsufficientStorage, contents.ErrFull.Error()
 	case errors.Is(err, contents.ErrNotFound):
 		status, message = http.StatusNotFound, contents.ErrNotFound.Error()
 	case errors.Is(err, contents.ErrInvalid):
@@ -236,7 +238,7 @@ func (l *link) deleteContent(w http.ResponseWriter, r *http.Request) error {
 	if e.Directory {
 		return contents.ErrIsDirectory
 	}
-	if err := l.Store.Delete(r.Context(), l.workspace, p, l.author, tag); err != nil {
+	if err := l.Store.Delete(r.Context(), l.workspace, p, l.author, contents.Match{ETag: tag}); err != nil {
 		return err
 	}
 	l.entries.n.Add(-1)
@@ -278,7 +280,7 @@ func (l *link) deleteDirectory(w http.ResponseWriter, r *http.Request) error {
 	if len(inside) > 0 {
 		return &refused{http.StatusConflict, "the directory is not empty"}
 	}
-	if err := l.Store.Delete(r.Context(), l.workspace, p, l.author, ""); err != nil {
+	if err := l.Store.Delete(r.Context(), l.workspace, p, l.author, contents.Match{}); err != nil {
 		return err
 	}
 	l.entries.n.Add(-1)

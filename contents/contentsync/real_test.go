@@ -284,7 +284,7 @@ func TestGatewayThatComesBackFindsWhatChangedMeanwhile(t *testing.T) {
 	h.write(home, "both", "of the kernel, too")
 	h.save("both", "of the browser")
 	h.save("theirs", "of the browser, too")
-	if err := h.store.Delete(t.Context(), "w", ".seen", "browser", ""); err != nil {
+	if err := h.store.Delete(t.Context(), "w", ".seen", "browser", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	h.gateway()

@@ -146,7 +146,7 @@ func fiftyWriters(t *testing.T, store func(i int) *s3store.Store) {
 		t.Fatal(err)
 	}
 	s := store(0)
-	versions, err := s.Versions(ctxOf(t), "w", "f")
+	versions, err := s.Versions(ctxOf(t), "w", "f", "", 0)
 	if err != nil || len(versions) != 50 || len(saved) != 50 {
 		t.Fatalf("%d versions, %d acknowledged, %v: want 50", len(versions), len(saved), err)
 	}
@@ -163,9 +163,9 @@ func fileBecomesDirectory(t *testing.T, at target) {
 	ctx := ctxOf(t)
 	steps := []func() error{
 		func() error { return put(ctx, s, "w", "data", "file", contents.PutOptions{}) },
-		func() error { return s.Delete(ctx, "w", "data", "", "") },
+		func() error { return s.Delete(ctx, "w", "data", "", contents.Match{}) },
 		func() error { return put(ctx, s, "w", "data/in", "inside", contents.PutOptions{Parents: true}) },
-		func() error { return s.Delete(ctx, "w", "data", "", "") },
+		func() error { return s.Delete(ctx, "w", "data", "", contents.Match{}) },
 		func() error { return listIs(ctx, s, "w", "") },
 		func() error { return put(ctx, s, "w", "data", "file again", contents.PutOptions{IfNone: true}) },
 		func() error { return versionsAre(ctx, s, "w", "data", "file again") },
@@ -188,7 +188,7 @@ func TestALongHistoryIsShownOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := s.Versions(ctx, "w", "f")
+	got, err := s.Versions(ctx, "w", "f", "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,11 +243,11 @@ func checkpointsSurviveRenames(t *testing.T, at target) {
 		}
 	}
 	for i := range 5 {
-		if _, err := s.Move(ctx, "w", fmt.Sprint("d", i), fmt.Sprint("d", i+1), "bob"); err != nil {
+		if _, err := s.Move(ctx, "w", fmt.Sprint("d", i), fmt.Sprint("d", i+1), "bob", contents.Match{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Move(ctx, "w", "d5", "d0", "bob"); err != nil {
+	if _, err := s.Move(ctx, "w", "d5", "d0", "bob", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := versionsAre(ctx, s, "w", "d0/f", "three", "two", "one"); err != nil {
@@ -285,10 +285,10 @@ func sweepKeepsWhatIsPinned(t *testing.T, at target) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Move(ctx, "w", "d", "e", ""); err != nil {
+	if _, err := s.Move(ctx, "w", "d", "e", "", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Delete(ctx, "w", "e/gone", "", ""); err != nil {
+	if err := s.Delete(ctx, "w", "e/gone", "", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	before, _, err := s.Usage(ctx, "w")
@@ -306,11 +306,11 @@ func sweepKeepsWhatIsPinned(t *testing.T, at target) {
 		t.Error(err)
 	}
 	after, _, err := s.Usage(ctx, "w")
-	want := int64(len("content 4") + len("content 1") + len("gone 4"))
+	want := 4 * contents.Charge(0) // three versions and a directory
 	if err != nil || after != want {
 		t.Errorf("the workspace holds %d bytes after %d, %v: want %d", after, before, err, want)
 	}
-	trash, err := s.Trash(ctx, "w")
+	trash, err := s.Trash(ctx, "w", "", 0)
 	if err != nil || len(trash) != 1 {
 		t.Fatalf("trash %v, %v", trash, err)
 	}
@@ -331,7 +331,7 @@ func sweepEmptiesTheTrash(t *testing.T, at target) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Delete(ctx, "w", "f", "", ""); err != nil {
+	if err := s.Delete(ctx, "w", "f", "", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := put(ctx, s, "w", "f", "other", contents.PutOptions{}); err != nil {
@@ -344,14 +344,14 @@ func sweepEmptiesTheTrash(t *testing.T, at target) {
 	if err := errors.Join(trashIs(ctx, s, "w"), versionsAre(ctx, s, "w", "f", "other")); err != nil {
 		t.Error(err)
 	}
-	if used, _, err := s.Usage(ctx, "w"); err != nil || used != int64(len("other")) {
-		t.Errorf("the workspace holds %d bytes, %v: want %d", used, err, len("other"))
+	if used, _, err := s.Usage(ctx, "w"); err != nil || used != contents.Charge(0) {
+		t.Errorf("the workspace holds %d bytes, %v: want one version", used, err)
 	}
 }
 
 // Writes that begin together must not each find the same room.
 func quotaHoldsForWritesAtOnce(t *testing.T, at target) {
-	const limit, size = 1000, 300
+	const limit, size = 100_000, 30_000
 	s := at.open(t, func(o *s3store.Options) { o.QuotaBytes = limit })
 	ctx := ctxOf(t)
 	var mu sync.Mutex
@@ -390,7 +390,7 @@ func historyOutlivesTheVersionThatLeadsOn(t *testing.T, at target) {
 			t.Fatal(err)
 		}
 	}
-	e, err := s.Move(ctx, "w", "a", "b", "")
+	e, err := s.Move(ctx, "w", "a", "b", "", contents.Match{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +403,7 @@ func historyOutlivesTheVersionThatLeadsOn(t *testing.T, at target) {
 	if err := versionsAre(ctx, s, "w", "b", "three", "one"); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Move(ctx, "w", "b", "c", ""); err != nil {
+	if _, err := s.Move(ctx, "w", "b", "c", "", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := versionsAre(ctx, s, "w", "c", "three", "one"); err != nil {
@@ -464,7 +464,7 @@ func TestCloseJoinsAMoveThatWasLeft(t *testing.T) {
 	}
 	left, leave := context.WithTimeout(ctx, 5*time.Millisecond)
 	defer leave()
-	if _, err := s.Move(left, "w", "d", "e", ""); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Move(left, "w", "d", "e", "", contents.Match{}); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("move: %v", err)
 	}
 	if err := s.Close(); err != nil {

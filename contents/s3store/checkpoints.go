@@ -95,6 +95,7 @@ func (s *Store) updateRecord(ctx context.Context, w *workspace, path string, cha
 		if string(before) == string(after) {
 			return nil
 		}
+		w.carried.tell(func(pin func(identifier)) { s.pinsOf(w, r, pin) })
 		c := condition{etag: etag, none: etag == ""}
 		_, err = s.putBytes(ctx, s.recordKey(w, path), after, c)
 		if !errors.Is(err, errPrecondition) && !errors.Is(err, contents.ErrNotFound) {

@@ -17,66 +17,87 @@ const patience = 10 * time.Second
 // claims keep writes apart that would see each other half done. A claim of a
 // path holds all below it, too, and excludes claims of what is above it: who
 // makes a file and who makes it a directory meet here. Reads claim nothing.
+// Whoever asks first has it first, so that what takes many small claims one after
+// the other keeps nobody out.
 type claims struct {
-	mu   sync.Mutex
-	held map[string][]*claim // by workspace
+	mu    sync.Mutex
+	asked map[string][]*claim // by workspace, in the order of asking
 }
 
+// claim is held when none that was asked for before it is in its way.
 type claim struct {
-	path string
-	done chan struct{} // closed at release
+	paths []string
+	done  chan struct{} // closed when it is released or given up
 }
 
 // take claims paths of a workspace, all at once, until the caller calls release.
 func (c *claims) take(ctx context.Context, workspace string, paths ...string) (release func(), err error) {
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
+	mine := c.ask(workspace, paths)
 	for {
-		mine, other := c.try(workspace, paths)
+		other := c.before(workspace, mine)
 		if other == nil {
 			return func() { c.release(workspace, mine) }, nil
 		}
 		select {
 		case <-other.done:
+			continue
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			err = ctx.Err()
 		case <-timeout.C:
-			return nil, fmt.Errorf("cannot change %s: %w", paths[0], contents.ErrBusy)
+			err = fmt.Errorf("cannot change %s: %w", paths[0], contents.ErrBusy)
 		}
+		c.release(workspace, mine)
+		return nil, err
 	}
 }
 
-// try returns the claims, or one that is in the way.
-func (c *claims) try(workspace string, paths []string) (mine []*claim, other *claim) {
+func (c *claims) ask(workspace string, paths []string) *claim {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, held := range c.held[workspace] {
-		for _, path := range paths {
-			if within(held.path, path) || within(path, held.path) {
-				return nil, held
+	mine := &claim{paths: paths, done: make(chan struct{})}
+	if c.asked == nil {
+		c.asked = map[string][]*claim{}
+	}
+	c.asked[workspace] = append(c.asked[workspace], mine)
+	return mine
+}
+
+// before returns a claim that was asked for earlier and is in the way.
+func (c *claims) before(workspace string, mine *claim) *claim {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, other := range c.asked[workspace] {
+		if other == mine {
+			return nil
+		}
+		if other.excludes(mine) {
+			return other
+		}
+	}
+	return nil
+}
+
+func (c *claim) excludes(other *claim) bool {
+	for _, a := range c.paths {
+		for _, b := range other.paths {
+			if within(a, b) || within(b, a) {
+				return true
 			}
 		}
 	}
-	for _, path := range paths {
-		mine = append(mine, &claim{path: path, done: make(chan struct{})})
-	}
-	if c.held == nil {
-		c.held = map[string][]*claim{}
-	}
-	c.held[workspace] = append(c.held[workspace], mine...)
-	return mine, nil
+	return false
 }
 
-func (c *claims) release(workspace string, mine []*claim) {
+func (c *claims) release(workspace string, mine *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	left := slices.DeleteFunc(c.held[workspace], func(held *claim) bool { return slices.Contains(mine, held) })
+	left := slices.DeleteFunc(c.asked[workspace], func(other *claim) bool { return other == mine })
 	if len(left) == 0 {
-		delete(c.held, workspace)
+		delete(c.asked, workspace)
 	} else {
-		c.held[workspace] = left
+		c.asked[workspace] = left
 	}
-	for _, m := range mine {
-		close(m.done)
-	}
+	close(mine.done)
 }

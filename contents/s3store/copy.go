@@ -40,7 +40,7 @@ func (s *Store) copy(ctx context.Context, w *workspace, from, to, author string)
 	if err := s.vacant(ctx, w, to); err != nil {
 		return contents.Entry{}, err
 	}
-	space, err := s.room(ctx, w, t.size())
+	space, err := s.room(ctx, w, t.charge()+int64(len(t.directories))*contents.Charge(0))
 	if err != nil {
 		return contents.Entry{}, err
 	}
@@ -65,7 +65,8 @@ func (s *Store) copy(ctx context.Context, w *workspace, from, to, author string)
 		}
 		return contents.Entry{}, err
 	}
-	space.written()
+	space.release()
+	w.usage.add(t.charge()) // directories are counted already
 	entries, err := s.arrived(ctx, w, journal{To: to}, t)
 	if err != nil {
 		return contents.Entry{}, err

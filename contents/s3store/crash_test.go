@@ -115,7 +115,7 @@ var crashTasks = map[string]func(ctx context.Context, s *s3store.Store, m *morta
 	},
 	"move": func(ctx context.Context, s *s3store.Store, m *mortal) error {
 		m.armed.Store(true)
-		_, err := s.Move(ctx, "w", "d", "e", "ann")
+		_, err := s.Move(ctx, "w", "d", "e", "ann", contents.Match{})
 		fmt.Println(m.count.Load())
 		return err
 	},
@@ -170,7 +170,7 @@ var crashTasks = map[string]func(ctx context.Context, s *s3store.Store, m *morta
 		if err != nil {
 			return err
 		}
-		versions, err := s.Versions(ctx, "w", "d/0/f0")
+		versions, err := s.Versions(ctx, "w", "d/0/f0", "", 0)
 		if err != nil {
 			return err
 		}
@@ -186,7 +186,7 @@ var crashTasks = map[string]func(ctx context.Context, s *s3store.Store, m *morta
 				for i := 0; ; i++ {
 					path, content := fmt.Sprint("f", rand.IntN(4)), fmt.Sprintf("%d-%d", writer, i)
 					if i%20 == 19 {
-						if err := s.Delete(ctx, "w", path, "ann", ""); err != nil && !errors.Is(err, contents.ErrNotFound) {
+						if err := s.Delete(ctx, "w", path, "ann", contents.Match{}); err != nil && !errors.Is(err, contents.ErrNotFound) {
 							return err
 						}
 						continue

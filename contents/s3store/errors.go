@@ -16,6 +16,12 @@ import (
 // errPrecondition: a condition of a write did not hold.
 var errPrecondition = errors.New("a condition did not hold")
 
+// What servers call a full disk, most of them with status 507.
+const (
+	codeFull  = "InsufficientStorage"
+	codeQuota = "QuotaExceeded" // of the user whom the server runs as
+)
+
 // statusOf returns the HTTP status of the answer that an error came with, or 0.
 func statusOf(err error) int {
 	var response *smithyhttp.ResponseError
@@ -61,6 +67,8 @@ func translate(err error) error {
 			return unavailable("the bucket is gone")
 		case "PreconditionFailed":
 			return errPrecondition
+		case codeFull, codeQuota:
+			return fmt.Errorf("%w: %s", contents.ErrFull, api.ErrorMessage())
 		case "KeyTooLongError":
 			return fmt.Errorf("%w: it is too long for the storage", contents.ErrInvalid)
 		case "EntityTooLarge":
@@ -72,6 +80,8 @@ func translate(err error) error {
 		return contents.ErrNotFound
 	case http.StatusPreconditionFailed:
 		return errPrecondition
+	case http.StatusInsufficientStorage:
+		return fmt.Errorf("%w: %v", contents.ErrFull, err)
 	}
 	// The SDK's text names the request and the server's answer; nothing secret.
 	return fmt.Errorf("%w: %v", contents.ErrUnavailable, err)

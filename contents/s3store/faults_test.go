@@ -51,7 +51,7 @@ var changes = []change{
 		return listIs(ctx, s, w, "b", "b/c")
 	}},
 	{"move a directory", func(ctx context.Context, s *s3store.Store, w string) error {
-		_, err := s.Move(ctx, w, "a", "moved", "ann")
+		_, err := s.Move(ctx, w, "a", "moved", "ann", contents.Match{})
 		return err
 	}, func(ctx context.Context, s *s3store.Store, w string) error {
 		return errors.Join(
@@ -66,12 +66,12 @@ var changes = []change{
 			versionsAre(ctx, s, w, "copied/old", "old content"), versionsAre(ctx, s, w, "a/old", "old content", "older content"))
 	}},
 	{"delete", func(ctx context.Context, s *s3store.Store, w string) error {
-		return s.Delete(ctx, w, "a/old", "ann", "")
+		return s.Delete(ctx, w, "a/old", "ann", contents.Match{})
 	}, func(ctx context.Context, s *s3store.Store, w string) error {
 		return errors.Join(listIs(ctx, s, w, "a"), trashIs(ctx, s, w, "a/old", "a/gone"))
 	}},
 	{"undelete", func(ctx context.Context, s *s3store.Store, w string) error {
-		trash, err := s.Trash(ctx, w)
+		trash, err := s.Trash(ctx, w, "", 0)
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ var changes = []change{
 		return errors.Join(versionsAre(ctx, s, w, "a/gone", "gone content"), trashIs(ctx, s, w))
 	}},
 	{"restore", func(ctx context.Context, s *s3store.Store, w string) error {
-		versions, err := s.Versions(ctx, w, "a/old")
+		versions, err := s.Versions(ctx, w, "a/old", "", 0)
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func prepare(ctx context.Context, s *s3store.Store, w string) error {
 	if _, err := s.MakeCheckpoint(ctx, w, "a/old", "ann", ""); err != nil {
 		return err
 	}
-	return s.Delete(ctx, w, "a/gone", "ann", "")
+	return s.Delete(ctx, w, "a/gone", "ann", contents.Match{})
 }
 
 func put(ctx context.Context, s *s3store.Store, w, path, content string, o contents.PutOptions) error {
@@ -142,7 +142,7 @@ func read(ctx context.Context, s *s3store.Store, w, path, version string) (strin
 // versionsAre compares the history of a file with contents, newest first. One may
 // be twice in a row: a server may get a request twice.
 func versionsAre(ctx context.Context, s *s3store.Store, w, path string, want ...string) error {
-	versions, err := s.Versions(ctx, w, path)
+	versions, err := s.Versions(ctx, w, path, "", 0)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func checkpointsAre(ctx context.Context, s *s3store.Store, w, path string, want 
 }
 
 func trashIs(ctx context.Context, s *s3store.Store, w string, want ...string) error {
-	trash, err := s.Trash(ctx, w)
+	trash, err := s.Trash(ctx, w, "", 0)
 	if err != nil {
 		return err
 	}

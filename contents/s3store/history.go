@@ -26,8 +26,8 @@ type pastVersion struct {
 	object
 }
 
-// history returns the versions of the file at a path, newest first. It goes on
-// where the file came from.
+// history returns the versions of the file at a path, newest first, as listings
+// show them: see describe. It goes on where the file came from.
 func (s *Store) history(ctx context.Context, w *workspace, path string) ([]pastVersion, error) {
 	r, _, err := s.record(ctx, w, path)
 	if err != nil {
@@ -69,7 +69,8 @@ func (s *Store) historyFrom(ctx context.Context, w *workspace, path string, from
 }
 
 // run returns the versions of the file that is at a path now, or was there when a
-// link was made: those between two deletions.
+// link was made: those between two deletions. Of all but the oldest it has what
+// a listing shows.
 func (s *Store) run(ctx context.Context, w *workspace, path string, from *link) ([]pastVersion, error) {
 	all, err := s.versionsOf(ctx, w, path)
 	if err != nil {
@@ -83,7 +84,10 @@ func (s *Store) run(ctx context.Context, w *workspace, path string, from *link) 
 		}
 		run = append(run, pastVersion{path: path, id: identifier{v.key, v.version}, object: v.object})
 	}
-	return run, s.describe(ctx, run)
+	if len(run) == 0 {
+		return nil, nil
+	}
+	return run, s.describe(ctx, run[len(run)-1:]) // it may lead on
 }
 
 // startOf returns the index of the version that a link leads to, or of what is
@@ -173,23 +177,46 @@ func (s *Store) locate(ctx context.Context, w *workspace, path, version string) 
 }
 
 // Versions implements contents.Store.
-func (s *Store) Versions(ctx context.Context, workspace, path string) ([]contents.Version, error) {
+func (s *Store) Versions(ctx context.Context, workspace, path, after string, limit int) ([]contents.Version, error) {
 	w, err := s.enter(ctx, workspace, path)
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.history(ctx, w, path)
+	versions, err := s.page(ctx, w, path, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the versions of %s: %w", path, err)
+	}
+	return versions, nil
+}
+
+// page returns a part of a history. Each version costs a request, once.
+func (s *Store) page(ctx context.Context, w *workspace, path, after string, limit int) ([]contents.Version, error) {
+	all, err := s.history(ctx, w, path)
+	if err != nil {
+		return nil, err
 	}
 	r, _, err := s.record(ctx, w, path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the versions of %s: %w", path, err)
+		return nil, err
 	}
-	versions := make([]contents.Version, len(all))
-	for i, v := range all {
+	first := 0
+	if after != "" {
+		first = 1 + slices.IndexFunc(all, func(v pastVersion) bool { return v.version == after })
+		if first == 0 {
+			return nil, fmt.Errorf("version %s: %w", after, contents.ErrNotFound)
+		}
+	}
+	shown := all[first:]
+	if limit > 0 && limit < len(shown) {
+		shown = shown[:limit]
+	}
+	if err := s.describe(ctx, shown); err != nil {
+		return nil, err
+	}
+	versions := make([]contents.Version, len(shown))
+	for i, v := range shown {
 		versions[i] = contents.Version{
-			Entry: entryOf(path, v.object), Latest: i == 0, Source: cmp.Or(v.source, "api"), Pinned: r.pins(v.version),
+			Entry: entryOf(path, v.object), Latest: first+i == 0, Source: cmp.Or(v.source, "api"), Pinned: r.pins(v.version),
 		}
 	}
 	return versions, nil
@@ -227,7 +254,7 @@ func (s *Store) restore(ctx context.Context, w *workspace, path, version, author
 	if err != nil {
 		return contents.Entry{}, err
 	}
-	space, err := s.room(ctx, w, old.size)
+	space, err := s.room(ctx, w, contents.Charge(old.size))
 	if err != nil {
 		return contents.Entry{}, err
 	}
@@ -272,6 +299,9 @@ func (s *Store) deleteVersion(ctx context.Context, w *workspace, path, version s
 	if i == 0 {
 		return fmt.Errorf("%w: it is the latest", contents.ErrExists)
 	}
+	if err := s.describe(ctx, all[i:i+1]); err != nil {
+		return err
+	}
 	err = s.updateRecord(ctx, w, path, func(r *record) error {
 		if r.pins(version) {
 			return fmt.Errorf("%w: a checkpoint holds it", contents.ErrExists)
@@ -288,7 +318,7 @@ func (s *Store) deleteVersion(ctx context.Context, w *workspace, path, version s
 	if err := s.removeAll(ctx, []identifier{all[i].id}); err != nil {
 		return err
 	}
-	w.usage.add(-all[i].size)
+	w.usage.add(-contents.Charge(all[i].size))
 	return nil
 }
 

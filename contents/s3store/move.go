@@ -19,10 +19,12 @@ import (
 // journal says what a move is about, from before its first step to after its
 // last. Whoever finds it finishes the move: every step can be done again. Files
 // are copied, then the checkpoints, and only then removed where they were, so
-// that each file is there at least once, whenever the store is killed.
+// that each file is there at least once, whenever the store is killed. With
+// Delete it is of a directory that is deleted in more than one step.
 type journal struct {
 	From   string    `json:"from"`
-	To     string    `json:"to"`
+	To     string    `json:"to,omitempty"`
+	Delete bool      `json:"delete,omitempty"`
 	Author string    `json:"author,omitempty"`
 	At     time.Time `json:"at"`
 
@@ -31,8 +33,17 @@ type journal struct {
 
 func (s *Store) journalKey(w *workspace, id string) string { return s.base(w.name) + journalPart + id }
 
+func (s *Store) putJournal(ctx context.Context, w *workspace, j journal) error {
+	body, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	_, err = s.putBytes(ctx, s.journalKey(w, j.id), body, condition{})
+	return err
+}
+
 // Move implements contents.Store. It goes on when ctx ends.
-func (s *Store) Move(ctx context.Context, workspace, from, to, author string) (contents.Entry, error) {
+func (s *Store) Move(ctx context.Context, workspace, from, to, author string, match contents.Match) (contents.Entry, error) {
 	w, err := s.enter(ctx, workspace, from, to)
 	if err != nil {
 		return contents.Entry{}, err
@@ -43,27 +54,33 @@ func (s *Store) Move(ctx context.Context, workspace, from, to, author string) (c
 	if from != to && within(from, to) {
 		return contents.Entry{}, fmt.Errorf("cannot move %s: %w: a directory cannot be moved into itself", from, contents.ErrInvalid)
 	}
-	type outcome struct {
-		e   contents.Entry
-		err error
+	var e contents.Entry
+	err = s.goOn(ctx, func(ctx context.Context) (err error) {
+		e, err = s.move(ctx, w, from, to, author, match)
+		return err
+	})
+	if err != nil {
+		return contents.Entry{}, fmt.Errorf("cannot move %s to %s: %w", from, to, err)
 	}
-	done := make(chan outcome, 1)
+	return e, nil
+}
+
+// goOn does what does not end when ctx ends, but at Close, and waits for it as
+// long as ctx lasts.
+func (s *Store) goOn(ctx context.Context, do func(context.Context) error) error {
 	if !s.begin() {
-		return contents.Entry{}, unavailable("the store is closed")
+		return unavailable("the store is closed")
 	}
+	done := make(chan error, 1)
 	go func() {
 		defer s.work.Done()
-		e, err := s.move(s.lives, w, from, to, author)
-		done <- outcome{e, err}
+		done <- do(s.lives)
 	}()
 	select {
-	case o := <-done:
-		if o.err != nil {
-			return contents.Entry{}, fmt.Errorf("cannot move %s to %s: %w", from, to, o.err)
-		}
-		return o.e, nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
-		return contents.Entry{}, fmt.Errorf("moving %s to %s goes on: %w", from, to, ctx.Err())
+		return fmt.Errorf("it goes on: %w", ctx.Err())
 	}
 }
 
@@ -78,7 +95,7 @@ func (s *Store) begin() bool {
 	return true
 }
 
-func (s *Store) move(ctx context.Context, w *workspace, from, to, author string) (contents.Entry, error) {
+func (s *Store) move(ctx context.Context, w *workspace, from, to, author string, match contents.Match) (contents.Entry, error) {
 	claimed := []string{from, to}
 	if from == to {
 		claimed = claimed[:1]
@@ -88,6 +105,9 @@ func (s *Store) move(ctx context.Context, w *workspace, from, to, author string)
 		return contents.Entry{}, err
 	}
 	defer release()
+	if err := s.meets(ctx, w, from, match); err != nil {
+		return contents.Entry{}, err
+	}
 	t, err := s.tree(ctx, w, from)
 	if err != nil {
 		return contents.Entry{}, err
@@ -101,12 +121,8 @@ func (s *Store) move(ctx context.Context, w *workspace, from, to, author string)
 		}
 	}
 	j := journal{From: from, To: to, Author: clip(author, maxAuthorBytes), At: now(), id: strings.ToLower(ulid.Make().String())}
-	body, err := json.Marshal(j)
-	if err != nil {
-		return contents.Entry{}, err
-	}
 	w.moving.Store(j.id, true)
-	_, err = s.putBytes(ctx, s.journalKey(w, j.id), body, condition{})
+	err = s.putJournal(ctx, w, j)
 	if err == nil {
 		err = s.carryOut(ctx, w, j, t, false)
 	}
@@ -118,6 +134,21 @@ func (s *Store) move(ctx context.Context, w *workspace, from, to, author string)
 		return contents.Entry{}, err
 	}
 	return s.stat(ctx, w, to)
+}
+
+// meets checks a condition on what is at a claimed path.
+func (s *Store) meets(ctx context.Context, w *workspace, path string, match contents.Match) error {
+	if match == (contents.Match{}) {
+		return nil
+	}
+	e, err := s.stat(ctx, w, path)
+	if errors.Is(err, contents.ErrNotFound) {
+		return &contents.ChangedError{}
+	}
+	if err == nil && !match.Met(e) {
+		err = &contents.ChangedError{Current: e}
+	}
+	return err
 }
 
 func (t *tree) paths() []string {
@@ -147,7 +178,13 @@ func (s *Store) vacant(ctx context.Context, w *workspace, path string) error {
 // claimed.
 func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, again bool) error {
 	for _, path := range t.directories {
-		if err := s.mark(ctx, w, t.rebased(path, j.To)); err != nil {
+		path = t.rebased(path, j.To)
+		if again {
+			if _, err := s.directory(ctx, w, path); err == nil {
+				continue
+			}
+		}
+		if err := s.mark(ctx, w, path); err != nil {
 			return err
 		}
 	}
@@ -180,11 +217,21 @@ func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, 
 	if err := s.remove(ctx, s.journalKey(w, j.id)); err != nil {
 		return err
 	}
-	t.tellDeleted(w, "move")
+	t.tellDeleted(w)
 	for _, e := range arrived {
 		w.feed.publish(contents.Change{Path: e.Path, Entry: e, Source: "move"})
 	}
 	return nil
+}
+
+// tellDeleted publishes that a tree has moved away, from below.
+func (t *tree) tellDeleted(w *workspace) {
+	for _, f := range t.files {
+		w.feed.publish(contents.Change{Path: f.path, Deleted: true, Source: "move"})
+	}
+	for _, path := range slices.Backward(t.directories) {
+		w.feed.publish(contents.Change{Path: path, Deleted: true, Source: "move"})
+	}
 }
 
 // relocated is a version that became one of another path.
@@ -311,7 +358,7 @@ func (s *Store) leave(ctx context.Context, w *workspace, t *tree, below map[stri
 	if err := s.removeAll(ctx, second); err != nil {
 		return err
 	}
-	return s.unmark(ctx, w, t)
+	return s.unmark(ctx, w, t.directories)
 }
 
 // moveMark tells a copy that a move has made, and of which version.
@@ -429,21 +476,25 @@ func (s *Store) resume(ctx context.Context, w *workspace) error {
 			return err
 		}
 		j := journal{id: o.key}
-		if err := json.Unmarshal(body, &j); err != nil || s.checkPath(w.name, j.From) != nil || s.checkPath(w.name, j.To) != nil {
+		if err := json.Unmarshal(body, &j); err != nil || j.From == "" || s.checkPath(w.name, j.From) != nil || (j.To == "") != j.Delete || s.checkPath(w.name, j.To) != nil {
 			s.log.Error("a move cannot be finished: its journal is damaged", "workspace", w.name, "journal", o.key)
 			continue
 		}
-		err = s.finish(ctx, w, j)
+		if j.Delete {
+			err = s.finishDelete(ctx, w, j)
+		} else {
+			err = s.finish(ctx, w, j)
+		}
 		if errors.Is(err, contents.ErrUnavailable) || errors.Is(err, contents.ErrBusy) || ctx.Err() != nil {
 			return err // to be tried again: a journal that stays would move what has its old name later
 		}
 		if err != nil {
 			// Trying again would not help, and the workspace must stay usable. The
 			// files are where they were, or there twice.
-			s.log.Error("a move cannot be finished", "workspace", w.name, "from", j.From, "to", j.To, "err", err)
+			s.log.Error("a move or deletion cannot be finished", "workspace", w.name, "from", j.From, "to", j.To, "err", err)
 			continue
 		}
-		s.log.Info("finished a move that was broken off", "workspace", w.name, "from", j.From, "to", j.To)
+		s.log.Info("finished a move or deletion that was broken off", "workspace", w.name, "from", j.From, "to", j.To)
 	}
 	return nil
 }

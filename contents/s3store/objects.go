@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"iter"
 	"net/http"
@@ -211,6 +212,8 @@ func (s *Store) removeAll(ctx context.Context, ids []identifier) error {
 			switch aws.ToString(failed.Code) {
 			case "NoSuchKey", "NoSuchVersion", "InvalidArgument":
 				continue // gone already; versity calls a version that is gone invalid
+			case codeFull, codeQuota:
+				return fmt.Errorf("%w: %s", contents.ErrFull, aws.ToString(failed.Message))
 			}
 			return unavailable("the server deletes %s not: %s: %s", aws.ToString(failed.Key), aws.ToString(failed.Code), aws.ToString(failed.Message))
 		}

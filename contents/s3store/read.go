@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -124,24 +125,39 @@ func (s *Store) Walk(ctx context.Context, workspace, path string, each func(cont
 // entries returns what is in a directory, or with flat false all below it,
 // sorted.
 func (s *Store) entries(ctx context.Context, w *workspace, path string, flat bool) ([]contents.Entry, error) {
-	in := directoryKey(path)
 	var entries []contents.Entry
-	for o, err := range s.list(ctx, s.base(w.name)+filesPart+in, flat) {
+	for e, err := range s.eachEntry(ctx, w, path, flat) {
 		if err != nil {
 			return nil, err
-		}
-		found, directory, ok := parseKey(in + o.key)
-		if !ok {
-			continue // not ours
-		}
-		e := contents.Entry{Path: found, Directory: directory, Modified: o.modified, Created: o.modified}
-		if !directory {
-			e.Size, e.ETag = o.size, o.etag
 		}
 		entries = append(entries, e)
 	}
 	slices.SortFunc(entries, func(a, b contents.Entry) int { return cmp.Compare(a.Path, b.Path) })
 	return entries, nil
+}
+
+// eachEntry yields them in the order of keys.
+func (s *Store) eachEntry(ctx context.Context, w *workspace, path string, flat bool) iter.Seq2[contents.Entry, error] {
+	in := directoryKey(path)
+	return func(yield func(contents.Entry, error) bool) {
+		for o, err := range s.list(ctx, s.base(w.name)+filesPart+in, flat) {
+			if err != nil {
+				yield(contents.Entry{}, err)
+				return
+			}
+			found, directory, ok := parseKey(in + o.key)
+			if !ok {
+				continue // not ours
+			}
+			e := contents.Entry{Path: found, Directory: directory, Modified: o.modified, Created: o.modified}
+			if !directory {
+				e.Size, e.ETag = o.size, o.etag
+			}
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
 }
 
 // mustBeDirectory says why nothing was found in a directory.

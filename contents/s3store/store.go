@@ -97,9 +97,10 @@ func (s *Store) Close() error {
 // workspace is what a store remembers of a workspace. Nothing of it is an answer:
 // all of that is in S3.
 type workspace struct {
-	name  string
-	feed  feed
-	usage usage
+	name    string
+	feed    feed
+	usage   usage
+	carried carried
 
 	opening sync.Mutex   // held while moves that were broken off are finished
 	looked  atomic.Int64 // one more than broken was when that was done last

@@ -9,6 +9,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"kernelgw/contents"
 )
 
 // Run finishes moves that were broken off, then removes old versions from time to
@@ -118,6 +120,8 @@ func (s *Store) sweepWorkspace(ctx context.Context, name string) error {
 		return err
 	}
 	counter := w.usage.mark()
+	w.carried.begin()
+	defer w.carried.end()
 	// Candidates first, pins after: a checkpoint that is made in between pins the
 	// latest version, which is no candidate.
 	candidates, total, err := s.candidates(ctx, w)
@@ -134,14 +138,14 @@ func (s *Store) sweepWorkspace(ctx context.Context, name string) error {
 		switch {
 		case c.deleted:
 			markers = append(markers, identifier{c.key, c.version})
-		case !pins[identifier{c.key, c.version}]:
+		case !pins[identifier{c.key, c.version}] && !w.carried.has(identifier{c.key, c.version}):
 			if c.leads {
 				if o, err := s.head(ctx, c.key, c.version); err != nil || o.previous.Path != "" {
 					continue // history goes on elsewhere, and this version says where
 				}
 			}
 			versions = append(versions, identifier{c.key, c.version})
-			freed += c.size
+			freed += contents.Charge(c.size)
 		}
 	}
 	if err := s.removeAll(ctx, versions); err != nil {
@@ -168,7 +172,11 @@ type candidate struct {
 func (s *Store) candidates(ctx context.Context, w *workspace) (found []candidate, total int64, err error) {
 	var one []seenVersion // all of one object
 	flush := func() {
-		found = append(found, s.retention.outdated(one, time.Now())...)
+		keep := s.retention
+		if len(one) > 0 && strings.HasSuffix(one[0].key, markerEnd) {
+			keep = Retention{} // nobody wants an old version of a directory
+		}
+		found = append(found, keep.outdated(one, time.Now())...)
 		one = one[:0]
 	}
 	for v, err := range s.versions(ctx, s.base(w.name)+filesPart) {
@@ -179,7 +187,9 @@ func (s *Store) candidates(ctx context.Context, w *workspace) (found []candidate
 			flush()
 		}
 		one = append(one, v)
-		total += v.size
+		if !v.deleted {
+			total += contents.Charge(v.size)
+		}
 	}
 	flush()
 	return found, total, nil
@@ -222,43 +232,6 @@ func (r Retention) keeps(written, above, at time.Time) bool {
 		return !sameSlot(24 * time.Hour)
 	}
 	return false
-}
-
-// pins returns the versions that checkpoints hold, and what is in the trash.
-func (s *Store) pins(ctx context.Context, w *workspace) (map[identifier]bool, error) {
-	// No move may carry a checkpoint from what is not read yet to what is read.
-	release, err := s.claims.take(ctx, w.name, "")
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	pins := map[identifier]bool{}
-	base := s.base(w.name) + filesPart
-	pin := func(r record) {
-		for _, c := range r.Checkpoints {
-			pins[identifier{base + fileKey(c.Path), c.Version}] = true
-		}
-	}
-	records, err := s.records(ctx, w, "")
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range records {
-		pin(r)
-	}
-	entries, err := s.trash(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	for _, entry := range entries {
-		for _, f := range entry.Files {
-			pins[identifier{base + fileKey(f.Path), f.Version}] = true
-			if f.Record != nil {
-				pin(*f.Record)
-			}
-		}
-	}
-	return pins, nil
 }
 
 // sweepOwn removes the old versions of the store's own objects, which nobody

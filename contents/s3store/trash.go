@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,86 +39,21 @@ type trashedFile struct {
 
 func (s *Store) trashKey(w *workspace, id string) string { return s.base(w.name) + trashPart + id }
 
-// Delete implements contents.Store. What it removes stays where it is, below a
-// delete marker, until it is purged.
-func (s *Store) Delete(ctx context.Context, workspace, path, author, ifMatch string) error {
-	w, err := s.enter(ctx, workspace, path)
-	if err != nil {
-		return err
-	}
-	if path == "" {
-		return fmt.Errorf("cannot delete the root: %w", contents.ErrInvalid)
-	}
-	release, err := s.claims.take(ctx, w.name, path)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := s.delete(ctx, w, path, author, ifMatch); err != nil {
-		return fmt.Errorf("cannot delete %s: %w", path, err)
-	}
-	return nil
-}
-
-func (s *Store) delete(ctx context.Context, w *workspace, path, author, ifMatch string) error {
-	t, err := s.tree(ctx, w, path)
-	if err != nil {
-		return err
-	}
-	if ifMatch != "" && len(t.directories) == 0 && t.files[0].etag != ifMatch {
-		return changed(path, t.files[0].object, true)
-	}
-	records, err := s.records(ctx, w, path)
-	if err != nil {
-		return err
-	}
-	for _, entry := range trashOf(t, records, author) {
-		if err := s.putTrash(ctx, w, strings.ToLower(ulid.Make().String()), entry, condition{}); err != nil {
-			return err
-		}
-	}
-	if err := s.removeTree(ctx, w, t); err != nil {
-		return err
-	}
-	var ids []identifier
-	for path := range records {
-		ids = append(ids, identifier{key: s.recordKey(w, path)})
-	}
-	if err := s.removeAll(ctx, ids); err != nil {
-		return err
-	}
-	t.tellDeleted(w, "api")
-	return nil
-}
-
 // maxTrashed is how many files an entry has: it is read and written whole, and
 // with the longest paths of a large tree it would be more than can be read again.
 const maxTrashed = 1000
 
-// trashOf returns the entries of a tree.
-func trashOf(t *tree, records map[string]record, author string) (entries []trashed) {
-	for some := range slices.Chunk(t.files, maxTrashed) {
-		entry := trashed{Deleted: now(), Author: clip(author, maxAuthorBytes)}
-		for _, f := range some {
-			file := trashedFile{Path: f.path, Version: f.version, Size: f.size, Modified: f.modified}
-			if r, ok := records[f.path]; ok {
-				file.Record = &r
-			}
-			entry.Files = append(entry.Files, file)
+// trashOf returns the entry of files, at most maxTrashed.
+func trashOf(files []treeFile, records map[string]record, author string) trashed {
+	entry := trashed{Deleted: now(), Author: author}
+	for _, f := range files {
+		file := trashedFile{Path: f.path, Version: f.version, Size: f.size, Modified: f.modified}
+		if r, ok := records[f.path]; ok {
+			file.Record = &r
 		}
-		entries = append(entries, entry)
+		entry.Files = append(entry.Files, file)
 	}
-	return entries
-}
-
-// tellDeleted publishes that a tree is gone, from below.
-func (t *tree) tellDeleted(w *workspace, source string) {
-	for _, f := range t.files {
-		w.feed.publish(contents.Change{Path: f.path, Deleted: true, Source: source})
-	}
-	for _, path := range slices.Backward(t.directories) {
-		w.feed.publish(contents.Change{Path: path, Deleted: true, Source: source})
-	}
+	return entry
 }
 
 func (s *Store) putTrash(ctx context.Context, w *workspace, id string, entry trashed, c condition) error {
@@ -125,41 +61,71 @@ func (s *Store) putTrash(ctx context.Context, w *workspace, id string, entry tra
 	if err != nil {
 		return err
 	}
+	w.carried.tell(func(pin func(identifier)) { s.pinsIn(w, entry, pin) })
 	_, err = s.putBytes(ctx, s.trashKey(w, id), body, c)
 	return err
 }
 
 // Trash implements contents.Store.
-func (s *Store) Trash(ctx context.Context, workspace string) ([]contents.Trashed, error) {
+func (s *Store) Trash(ctx context.Context, workspace, after string, limit int) ([]contents.Trashed, error) {
 	w, err := s.enter(ctx, workspace)
 	if err != nil {
 		return nil, err
 	}
-	entries, err := s.trash(ctx, w)
+	all, err := s.trashPage(ctx, w, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the trash: %w", err)
 	}
-	var all []contents.Trashed
+	return all, nil
+}
+
+func (s *Store) trashPage(ctx context.Context, w *workspace, after string, limit int) (all []contents.Trashed, err error) {
+	last, lastIndex, ok := "", -1, true
+	if after != "" {
+		if last, lastIndex, ok = parseTrashID(after); !ok {
+			return nil, fmt.Errorf("trash entry %.64q: %w", after, contents.ErrNotFound)
+		}
+	}
+	ids, err := s.trashIDs(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return after != "" && id > last })
 	// An entry of a Delete that failed is not removed: the Delete that worked has
 	// another one, of the same version.
 	seen := map[identifier]bool{}
-	for _, entry := range entries {
+	for entry, err := range s.trash(ctx, w, ids) {
+		if err != nil {
+			return nil, err
+		}
 		for i, f := range entry.Files {
 			id := identifier{f.Path, f.Version}
-			if !f.Gone && !seen[id] {
-				seen[id] = true
-				all = append(all, contents.Trashed{
-					ID: entry.id + "-" + strconv.Itoa(i), Path: f.Path, Size: f.Size, Deleted: entry.Deleted, Author: entry.Author,
-				})
+			if f.Gone || seen[id] || entry.id == last && i <= lastIndex {
+				continue
+			}
+			seen[id] = true
+			all = append(all, contents.Trashed{
+				ID: trashID(entry.id, i), Path: f.Path, Size: f.Size, Deleted: entry.Deleted, Author: entry.Author,
+			})
+			if len(all) == limit {
+				return all, nil
 			}
 		}
 	}
 	return all, nil
 }
 
-// trash returns all entries, newest first.
-func (s *Store) trash(ctx context.Context, w *workspace) ([]trashed, error) {
-	var ids []string
+// trashID is what a file of an entry is called.
+func trashID(entry string, index int) string { return entry + "-" + strconv.Itoa(index) }
+
+func parseTrashID(id string) (entry string, index int, ok bool) {
+	entry, number, _ := strings.Cut(id, "-")
+	index, err := strconv.Atoi(number)
+	return entry, index, err == nil && index >= 0 && len(entry) == ulid.EncodedSize && escapeWord(entry) == entry
+}
+
+// trashIDs returns the ids of all entries, newest first.
+func (s *Store) trashIDs(ctx context.Context, w *workspace) (ids []string, err error) {
 	for o, err := range s.list(ctx, s.base(w.name)+trashPart, false) {
 		if err != nil {
 			return nil, err
@@ -168,20 +134,36 @@ func (s *Store) trash(ctx context.Context, w *workspace) ([]trashed, error) {
 	}
 	slices.Sort(ids)
 	slices.Reverse(ids)
-	entries := make([]trashed, len(ids))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i, id := range ids {
-		group.Go(func() error {
-			entry, _, err := s.trashEntry(ctx, w, id)
-			if errors.Is(err, contents.ErrNotFound) {
-				return nil // purged meanwhile
+	return ids, nil
+}
+
+// trash yields entries in the order of their ids, some of which are read ahead.
+func (s *Store) trash(ctx context.Context, w *workspace, ids []string) iter.Seq2[trashed, error] {
+	return func(yield func(trashed, error) bool) {
+		for some := range slices.Chunk(ids, parallel) {
+			entries := make([]trashed, len(some))
+			group, ctx := errgroup.WithContext(ctx)
+			for i, id := range some {
+				group.Go(func() error {
+					entry, _, err := s.trashEntry(ctx, w, id)
+					if errors.Is(err, contents.ErrNotFound) {
+						return nil // purged meanwhile
+					}
+					entries[i] = entry
+					return err
+				})
 			}
-			entries[i] = entry
-			return err
-		})
+			if err := group.Wait(); err != nil {
+				yield(trashed{}, err)
+				return
+			}
+			for _, entry := range entries {
+				if entry.id != "" && !yield(entry, nil) {
+					return
+				}
+			}
+		}
 	}
-	return entries, group.Wait()
 }
 
 func (s *Store) trashEntry(ctx context.Context, w *workspace, id string) (entry trashed, etag string, err error) {
@@ -198,16 +180,15 @@ func (s *Store) trashEntry(ctx context.Context, w *workspace, id string) (entry 
 
 // trashFile returns the file that an id of Trash names.
 func (s *Store) trashFile(ctx context.Context, w *workspace, id string) (entry trashed, index int, err error) {
-	name, number, ok := strings.Cut(id, "-")
-	index, err = strconv.Atoi(number)
-	if !ok || err != nil || len(name) != ulid.EncodedSize || escapeWord(name) != name {
+	name, index, ok := parseTrashID(id)
+	if !ok {
 		return trashed{}, 0, contents.ErrNotFound
 	}
 	entry, _, err = s.trashEntry(ctx, w, name)
 	if err != nil {
 		return trashed{}, 0, err
 	}
-	if index < 0 || index >= len(entry.Files) || entry.Files[index].Gone {
+	if index >= len(entry.Files) || entry.Files[index].Gone {
 		return trashed{}, 0, contents.ErrNotFound
 	}
 	return entry, index, nil
@@ -316,7 +297,7 @@ func (s *Store) Purge(ctx context.Context, workspace, id string) error {
 		var entry trashed
 		var index int
 		if entry, index, err = s.trashFile(ctx, w, id); err == nil {
-			err = s.purge(ctx, w, entry, index)
+			err = s.purge(ctx, w, entry, []int{index})
 		}
 	}
 	if err != nil {
@@ -327,11 +308,17 @@ func (s *Store) Purge(ctx context.Context, workspace, id string) error {
 
 // purgeBefore purges what was deleted before a time; the zero time is all.
 func (s *Store) purgeBefore(ctx context.Context, w *workspace, before time.Time) error {
-	entries, err := s.trash(ctx, w)
+	ids, err := s.trashIDs(ctx, w)
 	if err != nil {
 		return err
 	}
-	for _, entry := range entries {
+	if !before.IsZero() {
+		ids = slices.DeleteFunc(ids, func(id string) bool { return laterThan(id, before) })
+	}
+	for entry, err := range s.trash(ctx, w, ids) {
+		if err != nil {
+			return err
+		}
 		if !before.IsZero() && !entry.Deleted.Before(before) {
 			continue
 		}
@@ -341,30 +328,48 @@ func (s *Store) purgeBefore(ctx context.Context, w *workspace, before time.Time)
 				indexes = append(indexes, i)
 			}
 		}
-		if err := s.purge(ctx, w, entry, indexes...); err != nil {
+		if err := s.purge(ctx, w, entry, indexes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// laterThan reports whether an id was surely made after a time, by whatever clock
+// an entry has: then it is not read to see that it stays.
+func laterThan(id string, at time.Time) bool {
+	u, err := ulid.ParseStrict(strings.ToUpper(id))
+	return err == nil && ulid.Time(u.Time()).After(at.Add(time.Minute))
+}
+
+// purgeStep is how many files are purged under one claim: who writes one of them
+// waits for so many.
+const purgeStep = 32
+
 // purge removes the versions of files of an entry, and those files from it.
-func (s *Store) purge(ctx context.Context, w *workspace, entry trashed, indexes ...int) error {
-	if entry.id == "" {
-		return nil
+func (s *Store) purge(ctx context.Context, w *workspace, entry trashed, indexes []int) error {
+	if len(indexes) == 0 {
+		return s.remove(ctx, s.trashKey(w, entry.id))
 	}
+	for some := range slices.Chunk(indexes, purgeStep) {
+		if err := s.purgeSome(ctx, w, entry, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) purgeSome(ctx context.Context, w *workspace, entry trashed, indexes []int) error {
 	paths := make([]string, len(indexes))
 	for i, index := range indexes {
 		paths[i] = entry.Files[index].Path
-	}
-	if len(paths) == 0 {
-		return s.remove(ctx, s.trashKey(w, entry.id))
 	}
 	release, err := s.claims.take(ctx, w.name, paths...)
 	if err != nil {
 		return err
 	}
 	defer release()
+	// Each looks once more what became of the file since the entry was read.
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, index := range indexes {
@@ -401,7 +406,7 @@ func (s *Store) purgeFile(ctx context.Context, w *workspace, file trashedFile) e
 	ids := make([]identifier, len(past))
 	for i, v := range past {
 		ids[i] = v.id
-		freed += v.size
+		freed += contents.Charge(v.size)
 	}
 	slices.Reverse(ids) // what leads to older ones last
 	if err := s.removeAll(ctx, ids); err != nil {

@@ -61,10 +61,16 @@ func (s *Store) below(ctx context.Context, w *workspace, t *tree) error {
 		}
 	}
 	slices.Sort(t.directories)
+	t.files, err = s.latest(ctx, w, t.files)
+	return err
+}
+
+// latest completes files that were listed, and returns those that are there still.
+func (s *Store) latest(ctx context.Context, w *workspace, files []treeFile) ([]treeFile, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
-	for i := range t.files {
-		f := &t.files[i]
+	for i := range files {
+		f := &files[i]
 		group.Go(func() (err error) {
 			f.object, err = s.head(ctx, s.base(w.name)+filesPart+fileKey(f.path), "")
 			if errors.Is(err, contents.ErrNotFound) {
@@ -73,16 +79,14 @@ func (s *Store) below(ctx context.Context, w *workspace, t *tree) error {
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	t.files = slices.DeleteFunc(t.files, func(f treeFile) bool { return f.version == "" })
-	return nil
+	err := group.Wait()
+	return slices.DeleteFunc(files, func(f treeFile) bool { return f.version == "" }), err
 }
 
-func (t *tree) size() (bytes int64) {
+// charge returns what the files of the tree count.
+func (t *tree) charge() (bytes int64) {
 	for _, f := range t.files {
-		bytes += f.size
+		bytes += contents.Charge(f.size)
 	}
 	return bytes
 }
@@ -90,44 +94,84 @@ func (t *tree) size() (bytes int64) {
 // rebased returns where a path of the tree is when its root is elsewhere.
 func (t *tree) rebased(path, root string) string { return root + path[len(t.root):] }
 
-// fileKeys returns the objects of the files of the tree.
-func (s *Store) fileKeys(w *workspace, t *tree) []identifier {
-	ids := make([]identifier, len(t.files))
-	for i, f := range t.files {
+// removeFiles puts delete markers above files.
+func (s *Store) removeFiles(ctx context.Context, w *workspace, files []treeFile) error {
+	ids := make([]identifier, len(files))
+	for i, f := range files {
 		ids[i].key = s.base(w.name) + filesPart + fileKey(f.path)
+		s.known.forget(ids[i].key)
 	}
-	return ids
+	if len(ids) == 1 {
+		return s.remove(ctx, ids[0].key)
+	}
+	return s.removeAll(ctx, ids)
 }
 
 // removeTree removes a tree, whose path is claimed: files first, and directories
 // from below, so that what is there can always be reached from the root.
 func (s *Store) removeTree(ctx context.Context, w *workspace, t *tree) error {
-	ids := s.fileKeys(w, t)
-	for _, id := range ids {
-		s.known.forget(id.key)
-	}
-	if len(ids) == 1 {
-		if err := s.remove(ctx, ids[0].key); err != nil {
-			return err
-		}
-	} else if err := s.removeAll(ctx, ids); err != nil {
+	if err := s.removeFiles(ctx, w, t.files); err != nil {
 		return err
 	}
-	return s.unmark(ctx, w, t)
+	return s.unmark(ctx, w, t.directories)
 }
 
-// unmark removes the markers of the directories of a tree, from below.
-func (s *Store) unmark(ctx context.Context, w *workspace, t *tree) error {
-	markers := make([]identifier, len(t.directories))
-	for i, path := range t.directories {
-		markers[len(markers)-1-i].key = s.base(w.name) + filesPart + markerKey(path)
+// unmark removes the markers of directories, which are sorted, from below. Nothing
+// of them stays: nobody wants an old version of a directory, and a deletion would
+// take as much room as the directory did.
+func (s *Store) unmark(ctx context.Context, w *workspace, directories []string) error {
+	markers, err := s.markers(ctx, w, directories)
+	if err != nil {
+		return err
+	}
+	if err := s.removeAll(ctx, markers); err != nil {
+		return err
+	}
+	w.usage.add(-contents.Charge(0) * int64(len(markers)))
+	// One that was written twice shows the version below now.
+	markers, err = s.markers(ctx, w, directories)
+	if err != nil {
+		return err
+	}
+	for i := range markers {
+		markers[i].version = ""
 	}
 	return s.removeAll(ctx, markers)
 }
 
-// records returns the records of the files at a path and below it.
+// markers returns the latest versions of the markers of directories that are there,
+// the last directory first.
+func (s *Store) markers(ctx context.Context, w *workspace, directories []string) ([]identifier, error) {
+	markers := make([]identifier, len(directories))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i, path := range directories {
+		group.Go(func() error {
+			key := s.base(w.name) + filesPart + markerKey(path)
+			o, err := s.head(ctx, key, "")
+			if err == nil {
+				markers[len(markers)-1-i] = identifier{key, o.version}
+			} else if !errors.Is(err, contents.ErrNotFound) {
+				return err
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	return slices.DeleteFunc(markers, func(id identifier) bool { return id.key == "" }), err
+}
+
+// records returns the records of the files at a path and below it, by path.
 func (s *Store) records(ctx context.Context, w *workspace, path string) (map[string]record, error) {
-	var paths []string
+	paths, err := s.recorded(ctx, w, path)
+	if err != nil {
+		return nil, err
+	}
+	return s.recordsOf(ctx, w, paths)
+}
+
+// recorded returns the path and those below it of which there may be records.
+func (s *Store) recorded(ctx context.Context, w *workspace, path string) (paths []string, err error) {
 	if path != "" {
 		paths = append(paths, path)
 	}
@@ -140,6 +184,11 @@ func (s *Store) records(ctx context.Context, w *workspace, path string) (map[str
 			paths = append(paths, found)
 		}
 	}
+	return paths, nil
+}
+
+// recordsOf returns the records of files, of those that have one.
+func (s *Store) recordsOf(ctx context.Context, w *workspace, paths []string) (map[string]record, error) {
 	all := make([]record, len(paths))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)

@@ -8,7 +8,7 @@ import (
 	"kernelgw/contents"
 )
 
-// usage is how many bytes a workspace holds: counted once, then kept up with this
+// usage is what a workspace holds, as contents.Charge says: counted once, then kept up with this
 // gateway's own writes, and counted again by each sweep.
 type usage struct {
 	mu      sync.Mutex
@@ -48,7 +48,9 @@ func (s *Store) used(ctx context.Context, w *workspace) (int64, error) {
 			if err != nil {
 				return 0, err
 			}
-			total += v.size
+			if !v.deleted {
+				total += contents.Charge(v.size)
+			}
 		}
 		w.usage.bytes, w.usage.counted = total, true
 	}

@@ -77,7 +77,7 @@ func (s *Store) save(ctx context.Context, w *workspace, path string, u upload, o
 		remembered = false
 		if space == nil {
 			var err error
-			if space, err = s.room(ctx, w, u.size); err != nil {
+			if space, err = s.room(ctx, w, contents.Charge(u.size)); err != nil {
 				return contents.Entry{}, err
 			}
 			defer space.release()
@@ -201,6 +201,11 @@ func (s *Store) makeDirectories(ctx context.Context, w *workspace, path string) 
 			return contents.Entry{}, false, err
 		}
 	}
+	space, err := s.room(ctx, w, contents.Charge(0))
+	if err != nil {
+		return contents.Entry{}, false, err
+	}
+	defer space.release()
 	if err := s.mark(ctx, w, path); err != nil {
 		return contents.Entry{}, false, err
 	}
@@ -212,12 +217,16 @@ func (s *Store) makeDirectories(ctx context.Context, w *workspace, path string) 
 	return e, true, nil
 }
 
-// mark writes the marker of a directory. To do so twice does no harm.
+// mark writes the marker of a directory, and counts it. To do so twice does no
+// harm.
 func (s *Store) mark(ctx context.Context, w *workspace, path string) error {
 	u, err := measure(bytes.NewReader(nil))
 	if err != nil {
 		return err
 	}
-	_, _, err = s.put(ctx, s.base(w.name)+filesPart+markerKey(path), u, nil, condition{})
-	return err
+	if _, _, err = s.put(ctx, s.base(w.name)+filesPart+markerKey(path), u, nil, condition{}); err != nil {
+		return err
+	}
+	w.usage.add(contents.Charge(0))
+	return nil
 }
