@@ -64,13 +64,19 @@ var (
 	started []*servers.Process
 )
 
+// newTarget returns a server that is closed when all checks are done.
 func newTarget(s *probe.Server, p *servers.Process, isStock bool) *target {
+	if p != nil {
+		started = append(started, p)
+	}
+	return newOwned(s, p, isStock)
+}
+
+// newOwned returns a server that its user closes.
+func newOwned(s *probe.Server, p *servers.Process, isStock bool) *target {
 	tg := &target{Server: s, process: p, stock: isStock, deathWithin: 3 * time.Second}
 	if isStock {
 		tg.deathWithin = 6 * time.Second // it looks every 3 s
-	}
-	if p != nil {
-		started = append(started, p)
 	}
 	tg.shared = sync.OnceValues(func() (string, error) { return s.CreateKernel() })
 	return tg
@@ -103,6 +109,8 @@ type check struct {
 	name      string
 	extension *extension // nil for what stock servers do too
 	lab       bool       // of JupyterLab's pages: the stock server is one with JupyterLab
+	alone     bool       // it looks at the whole server, or would hold up others: it gets one of its own
+	storage   bool       // nothing of it depends on the driver: it runs with one only
 	run       func(t testing.TB, s *target)
 }
 
@@ -126,6 +134,7 @@ func allChecks() []check {
 		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
 		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
 		terminalChecks, eventChecks, pageChecks, settingChecks, layoutChecks, treeChecks,
+		historyChecks, conditionChecks, largeChecks,
 	} {
 		all = append(all, some...)
 	}
@@ -140,6 +149,13 @@ func TestKernelgw(t *testing.T) {
 	for _, c := range allChecks() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if c.storage && servers.Driver() != "process" {
+				t.Skip("it runs with the driver process: nothing of it depends on the driver")
+			}
+			if c.alone && s.process != nil {
+				c.run(t, own(t, servers.Options{}))
+				return
+			}
 			c.run(t, s)
 		})
 	}
@@ -149,6 +165,19 @@ func TestStock(t *testing.T) {
 	for _, c := range allChecks() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if c.alone || c.extension != nil && c.extension.fatal {
+				p, err := servers.Stock(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := errors.Join(p.Kill(), p.Sweep()); err != nil {
+						t.Error(err)
+					}
+				})
+				c.atStock(t, newOwned(&p.Server, p, true))
+				return
+			}
 			start := stock
 			if c.lab {
 				start = stockLab
@@ -157,23 +186,19 @@ func TestStock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			switch {
-			case c.extension == nil:
-				c.run(t, shared)
-			case c.extension.fatal:
-				p, err := servers.Stock(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				mustFail(t, c, newTarget(&p.Server, nil, true))
-				if err := errors.Join(p.Kill(), p.Sweep()); err != nil {
-					t.Error(err)
-				}
-			default:
-				mustFail(t, c, shared)
-			}
+			c.atStock(t, shared)
 		})
 	}
+}
+
+// atStock runs a check at a stock server, which has to fail it if it is marked.
+func (c check) atStock(t *testing.T, s *target) {
+	t.Helper()
+	if c.extension != nil {
+		mustFail(t, c, s)
+		return
+	}
+	c.run(t, s)
 }
 
 // mustFail keeps the mark of an extension honest. Some of what stock servers

@@ -22,13 +22,7 @@ func own(t *testing.T, o servers.Options) *target {
 			t.Error(err)
 		}
 	})
-	return newOwned(&p.Server, p)
-}
-
-func newOwned(s *probe.Server, p *servers.Process) *target {
-	tg := &target{Server: s, process: p, deathWithin: 3 * time.Second}
-	tg.shared = s.CreateKernel
-	return tg
+	return newOwned(&p.Server, p, false)
 }
 
 const longPrinting = "for i in range(2000):\n    print(i, flush=True)\n    time.sleep(0.002)"

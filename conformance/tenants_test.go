@@ -14,7 +14,7 @@ func TestTenantsCannotReachEachOther(t *testing.T) {
 		{Name: "bob", Token: probe.ID(), Workspaces: []string{"bobs", "both"}},
 	}
 	ann := own(t, servers.Options{Users: users})
-	bob := newOwned(&probe.Server{Base: ann.Base, Token: users[1].Token}, ann.process)
+	bob := newOwned(&probe.Server{Base: ann.Base, Token: users[1].Token}, ann.process, false)
 
 	x := newSession(t, ann, map[string]any{"path": "secret.ipynb", "type": "notebook", "name": "secret"})
 	w := ann.Dial(t, x.Kernel.ID, probe.Dialing{Session: "shared-name"})
@@ -48,7 +48,7 @@ func TestTenantsCannotReachEachOther(t *testing.T) {
 				t.Errorf("%s %s%s answered bob %d, want 404", r[0], base, r[1], got)
 			}
 		}
-		through := newOwned(&probe.Server{Base: bob.Base + base, Token: bob.Token}, bob.process)
+		through := newOwned(&probe.Server{Base: bob.Base + base, Token: bob.Token}, bob.process, false)
 		if got := refused(t, through, x.Kernel.ID, probe.Dialing{Session: "shared-name"}); got != 404 {
 			t.Errorf("bob's socket to ann's kernel under %q got %d, want 404", base, got)
 		}
@@ -88,7 +88,7 @@ func TestTenantsCannotReachEachOther(t *testing.T) {
 func TestWorkspacesHaveTheirOwnKernels(t *testing.T) {
 	t.Parallel()
 	s := own(t, servers.Options{Users: []servers.User{{Name: "ann", Token: probe.ID(), Workspaces: []string{"one", "two"}}}})
-	two := newOwned(&probe.Server{Base: s.Base + "w/two/", Token: s.Token}, s.process)
+	two := newOwned(&probe.Server{Base: s.Base + "w/two/", Token: s.Token}, s.process, false)
 	k := two.StartKernel(t)
 	s.Do(t, "GET", "w/one/api/kernels/"+k.ID, nil).Want(t, 404)
 	s.Do(t, "GET", "api/kernels/"+k.ID, nil).Want(t, 404) // the default is the first

@@ -117,6 +117,28 @@ func (s *Server) Do(t testing.TB, method, path string, body any, edits ...Edit) 
 	return answer
 }
 
+// Download writes the body of what is at a path to w as it comes, for what is too
+// large to be kept.
+func (s *Server) Download(t testing.TB, path string, w io.Writer) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Base+path, nil)
+	if err != nil {
+		t.Fatalf("cannot make GET %s: %v", path, err)
+	}
+	r.Header.Set("Authorization", "token "+s.Token)
+	resp, err := httpClient.Do(r)
+	if err != nil {
+		t.Fatalf("GET %s: %v", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s answered %s", path, resp.Status)
+	}
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		t.Fatalf("GET %s breaks off: %v", path, err)
+	}
+}
+
 // Want fails the test unless the status is one of those given.
 func (a *Answer) Want(t testing.TB, statuses ...int) *Answer {
 	t.Helper()

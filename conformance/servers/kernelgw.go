@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,9 +24,10 @@ type User struct {
 
 // Options of a kernelgw. The zero value is the single user's server.
 type Options struct {
-	Users []User   // a server with these users instead of a single one
-	Args  []string // more arguments of serve
-	Env   []string // more environment
+	Users  []User   // a server with these users instead of a single one
+	Driver string   // "" is Driver()
+	Args   []string // more arguments of serve
+	Env    []string // more environment
 }
 
 // Driver is the driver under test: process, unless
@@ -58,7 +60,7 @@ func Kernelgw(ctx context.Context, o Options) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{Dir: dir, env: environ(dir, venv, o.Env...)}
-	p.argv = append([]string{binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data"), "--driver", Driver()}, o.Args...)
+	p.argv = append([]string{binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data"), "--driver", cmp.Or(o.Driver, Driver())}, o.Args...)
 	p.argv = append(p.argv, strings.Fields(os.Getenv("KERNELGW_CONFORMANCE_ARGS"))...)
 	if len(o.Users) == 0 {
 		p.Token = probe.ID()
