@@ -1,0 +1,75 @@
+package netpolicy
+
+import (
+	"maps"
+	"slices"
+)
+
+// adopt takes over the slots of sandboxes that are whole and removes all else.
+func (n *Network) adopt() error {
+	records, err := n.state.records()
+	if err != nil {
+		return err
+	}
+	there, err := n.links.list()
+	if err != nil {
+		return err
+	}
+	counted, err := n.filter.denied()
+	if err != nil {
+		return err
+	}
+	for number, r := range records {
+		if r.ID == "" {
+			continue
+		}
+		link := there[number]
+		if link == nil || !pinned(n.state.pin(number)) {
+			n.log.Warn("a sandbox has lost its network", "sandbox", r.ID, "link", n.identity.link(number))
+			continue
+		}
+		index := link.Attrs().Index
+		n.slots[r.ID] = &slot{id: r.ID, number: number, index: index, policy: r.Policy, earlier: counted[number]}
+		n.byIndex[index] = r.ID
+		n.taken[number] = true
+	}
+	if err := n.sweep(); err != nil {
+		return err
+	}
+	if err := n.filter.install(maps.Keys(n.taken)); err != nil {
+		return err
+	}
+	for _, s := range n.slots {
+		if err := n.proxy.Admit(n.identity.address(s.number), s.id, s.policy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep removes all slots that are no sandbox's.
+func (n *Network) sweep() error {
+	records, err := n.state.records()
+	if err != nil {
+		return err
+	}
+	pins, err := n.state.pins()
+	if err != nil {
+		return err
+	}
+	there, err := n.links.list()
+	if err != nil {
+		return err
+	}
+	all := slices.AppendSeq(slices.AppendSeq(pins, maps.Keys(records)), maps.Keys(there))
+	slices.Sort(all)
+	for _, number := range slices.Compact(all) {
+		if n.taken[number] {
+			continue
+		}
+		if err := n.demolish(number); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package netpolicy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes"
+)
+
+// state is a network's directory:
+//
+//	network.json  identity
+//	slots/N       record of slot N: written before anything of it is made, removed after all is removed
+//	ns/N          its namespace, pinned
+type state struct {
+	dir string
+}
+
+// identity says what a network's things are called, as long as there are any.
+type identity struct {
+	plan
+	Owner string `json:"owner"` // what the proxy's link is marked with
+}
+
+// record is what is kept of a slot. Without an id it belongs to no sandbox, and
+// is removed at the next start.
+type record struct {
+	ID     string                  `json:"id,omitempty"`
+	Policy sandboxes.NetworkPolicy `json:"policy,omitzero"`
+}
+
+func openState(dir string) (state, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return state{}, fmt.Errorf("cannot use the state directory of a network: %w", err)
+	}
+	s := state{dir}
+	for _, d := range []string{s.slots(), s.namespaces()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return state{}, fmt.Errorf("cannot make the state directory of a network: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s state) slots() string      { return filepath.Join(s.dir, "slots") }
+func (s state) namespaces() string { return filepath.Join(s.dir, "ns") }
+
+func (s state) pin(n number) string { return filepath.Join(s.namespaces(), strconv.Itoa(int(n))) }
+
+func (s state) recordFile(n number) string { return filepath.Join(s.slots(), strconv.Itoa(int(n))) }
+
+// lock keeps other processes from the state directory until the file is closed.
+func (s state) lock() (*os.File, error) {
+	f, err := os.Open(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the state directory of a network: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("cannot lock the state directory of a network: another process uses %s: %w", s.dir, err)
+	}
+	return f, nil
+}
+
+// tidy removes files that were only half written.
+func (s state) tidy() error {
+	for _, dir := range []string{s.dir, s.slots()} {
+		halves, err := filepath.Glob(filepath.Join(dir, ".*"))
+		if err != nil {
+			return fmt.Errorf("cannot tidy the state directory of a network: %w", err)
+		}
+		for _, half := range halves {
+			if err := os.Remove(half); err != nil {
+				return fmt.Errorf("cannot tidy the state directory of a network: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// identity returns what the network is called; ok is false before the first time.
+func (s state) identity() (i identity, ok bool, err error) {
+	err = readJSON(filepath.Join(s.dir, "network.json"), &i)
+	if errors.Is(err, fs.ErrNotExist) {
+		return identity{}, false, nil
+	}
+	return i, err == nil, err
+}
+
+// identify decides what the network is called.
+func (s state) identify(p plan) (identity, error) {
+	i := identity{plan: p, Owner: "kernelgw network " + uuid.NewString()}
+	return i, writeJSON(filepath.Join(s.dir, "network.json"), i)
+}
+
+func (s state) write(n number, r record) error { return writeJSON(s.recordFile(n), r) }
+
+func (s state) forget(n number) error {
+	if err := os.Remove(s.recordFile(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the record of a slot: %w", err)
+	}
+	return nil
+}
+
+// records returns what is kept of all slots.
+func (s state) records() (map[number]record, error) {
+	all, err := s.numbered(s.slots())
+	if err != nil {
+		return nil, err
+	}
+	records := map[number]record{}
+	for _, n := range all {
+		var r record
+		if err := readJSON(s.recordFile(n), &r); errors.Is(err, fs.ErrNotExist) {
+			continue // just removed
+		} else if err != nil {
+			return nil, err
+		}
+		records[n] = r
+	}
+	return records, nil
+}
+
+// pins returns the slots that have a namespace's file, pinned or not.
+func (s state) pins() ([]number, error) { return s.numbered(s.namespaces()) }
+
+func (s state) numbered(dir string) ([]number, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list slots: %w", err)
+	}
+	var found []number
+	for _, e := range entries {
+		if n, err := strconv.ParseUint(e.Name(), 10, 32); err == nil {
+			found = append(found, number(n))
+		}
+	}
+	return found, nil
+}
+
+// writeJSON writes a file, whole or not at all. It is not synced: what it tells
+// of does not survive the kernel either.
+func writeJSON(file string, v any) error {
+	data, err := json.Marshal(v)
+	if err == nil {
+		next := filepath.Join(filepath.Dir(file), "."+filepath.Base(file))
+		if err = os.WriteFile(next, data, 0o600); err == nil {
+			err = os.Rename(next, file)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", file, err)
+	}
+	return nil
+}
+
+func readJSON(file string, v any) error {
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	return nil
+}
