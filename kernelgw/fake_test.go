@@ -39,6 +39,7 @@ type fakeKernels struct {
 	closed   int                // Connections given back
 	dead     chan struct{}      // closed when the kernel dies
 	reason   string
+	governed governed
 	files    fs.FS
 }
 
@@ -68,7 +69,7 @@ func (f *fakeKernels) Ready() bool {
 	return f.ready
 }
 
-func (f *fakeKernels) Specs(context.Context) (kernels.Specs, error) {
+func (f *fakeKernels) Specs(context.Context, string) (kernels.Specs, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return kernels.Specs{Default: "python3", Specs: map[string]sandboxes.Kernelspec{

@@ -32,7 +32,7 @@ var (
 const maxLogoBytes = 1 << 20
 
 func (s *Server) listKernelspecs(c *call) error {
-	specs, err := s.o.Kernels.Specs(c.Request().Context())
+	specs, err := s.o.Kernels.Specs(c.Request().Context(), c.workspace)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (s *Server) getKernelspec(c *call) error {
 
 func (s *Server) findSpec(c *call) (string, sandboxes.Kernelspec, error) {
 	name := c.pathParam("name")
-	specs, err := s.o.Kernels.Specs(c.Request().Context())
+	specs, err := s.o.Kernels.Specs(c.Request().Context(), c.workspace)
 	if err != nil {
 		return "", sandboxes.Kernelspec{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -24,8 +25,10 @@ import (
 	"kernelgw/contents/contentstest"
 	frontend "kernelgw/frontend-config"
 	"kernelgw/kernelgw"
+	"kernelgw/kernelgw/policies"
 	"kernelgw/kernelgw/registry"
 	"kernelgw/kernelgw/registry/memory"
+	"kernelgw/kernelgw/secrets"
 	"kernelgw/kernelgw/telemetry"
 )
 
@@ -67,6 +70,7 @@ type gateway struct {
 	metrics *telemetry.Metrics
 	files   *contentstest.Fake
 	events  *kernelgw.Events
+	secrets *secrets.Secrets
 	log     *buffer
 	url     string // http://host:port
 	client  *http.Client
@@ -106,6 +110,15 @@ func start(t *testing.T, change ...func(*kernelgw.Options)) *gateway {
 	if o.Frontend, err = browserFiles(); err != nil {
 		o.FrontendMissing = err.Error()
 	}
+	if o.Policies, err = policies.New(policies.Options{Store: g.store, Default: testDefault, Bounds: testBounds}); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := secrets.OpenIdentities(filepath.Join(t.TempDir(), "secrets.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.secrets = secrets.New(secrets.Options{Store: g.store, Keeper: keys, Log: log})
+	o.Secrets = g.secrets
 	for _, f := range change {
 		f(&o)
 	}

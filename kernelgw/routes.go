@@ -142,7 +142,7 @@ func Routes() []Route {
 		row(http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady),
 		row(get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics),
 	}
-	for _, more := range [][]Route{fileRoutes(), frontendRoutes(), homeRoutes()} {
+	for _, more := range [][]Route{fileRoutes(), policyRoutes(), secretRoutes(), frontendRoutes(), homeRoutes()} {
 		table = append(table, more...)
 	}
 	return append(table, preflights(table)...)

@@ -25,6 +25,8 @@ import (
 	"kernelgw/contents"
 	frontend "kernelgw/frontend-config"
 	"kernelgw/kernelgw/kernels"
+	"kernelgw/kernelgw/policies"
+	"kernelgw/kernelgw/secrets"
 	"kernelgw/kernelgw/splice"
 	"kernelgw/kernelgw/telemetry"
 	"kernelgw/sandboxes/agentapi"
@@ -34,7 +36,7 @@ import (
 // behaviour of each method.
 type Kernels interface {
 	Ready() bool
-	Specs(ctx context.Context) (kernels.Specs, error)
+	Specs(ctx context.Context, workspace string) (kernels.Specs, error)
 	Start(ctx context.Context, r kernels.StartRequest) (kernels.Kernel, error)
 	List(ctx context.Context, workspace string) ([]kernels.Kernel, error)
 	Get(ctx context.Context, workspace, id string) (kernels.Kernel, error)
@@ -49,6 +51,7 @@ type Kernels interface {
 	DeleteSession(ctx context.Context, workspace, id string) error
 	Usage(ctx context.Context, workspace, id string) (agentapi.Usage, error)
 	Terminals
+	Governed
 }
 
 // Users is who may log in, and what is made from that.
@@ -71,6 +74,10 @@ type Options struct {
 	// IsDirectory looks what is at a path of a workspace; what is not there is
 	// fs.ErrNotExist. Nil means that paths in outputs are not resolved.
 	IsDirectory func(ctx context.Context, workspace, path string) (bool, error)
+	// Policies are what workspaces may do, and Secrets what their kernels may use and
+	// not see; nil means that nobody can choose that, or keep them.
+	Policies *policies.Policies
+	Secrets  *secrets.Secrets
 	// Events tells listeners what happens; nil means that only what clients do to
 	// kernels is told.
 	Events *Events

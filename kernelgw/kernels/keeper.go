@@ -20,6 +20,9 @@ func (m *Manager) keep(ctx context.Context, k *kernel, spec sandboxes.Spec, crea
 	defer k.report()
 	making, cancel := context.WithTimeout(ctx, m.o.StartTimeout)
 	sandbox, err := m.o.Driver.Create(making, spec)
+	if err == nil {
+		err = m.networkOfNew(making, k, spec) // else it is destroyed below
+	}
 	cancel()
 	created <- err
 	if err != nil {
@@ -45,6 +48,9 @@ func (m *Manager) keepIn(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 	var failure string // owned by the follower until it is joined
 	var follower sync.WaitGroup
 	follower.Go(func() { failure = m.follow(following, k, sandbox, adopted) })
+	if adopted {
+		follower.Go(func() { m.networkOfAdopted(following, k) })
+	}
 
 	exit, err := m.wait(ctx, sandbox.Spec.ID)
 	stop()

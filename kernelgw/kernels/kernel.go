@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"kernelgw/jupyter"
+	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/agentapi"
 )
 
@@ -15,14 +16,16 @@ type kernel struct {
 	// set at construction
 	op       chan struct{} // holds a token while an operation changes the kernel: one at a time
 	reported chan struct{} // closed by the keeper at the first word from the agent, or at its end
+	policing chan struct{} // holds a token while the sandbox's network policy is changed: one at a time
 
 	// guarded by Manager.mu
 	record      record
-	status      agentapi.Status  // the last that the agent told, made safe
-	agent       *agentapi.Client // nil while no agent listens
-	starting    time.Time        // when the current start was asked for; zero once it is ready
-	deadSince   time.Time        // when the execution state became dead
-	emptySince  time.Time        // since when a sandbox of terminals has none; zero while it has some
+	status      agentapi.Status          // the last that the agent told, made safe
+	agent       *agentapi.Client         // nil while no agent listens
+	network     *sandboxes.NetworkPolicy // what the sandbox has; nil when that is not known
+	starting    time.Time                // when the current start was asked for; zero once it is ready
+	deadSince   time.Time                // when the execution state became dead
+	emptySince  time.Time                // since when a sandbox of terminals has none; zero while it has some
 	connections int
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above
@@ -34,7 +37,7 @@ func newKernel(r record) *kernel {
 	kept := make(chan struct{})
 	close(kept)
 	return &kernel{
-		op: make(chan struct{}, 1), reported: make(chan struct{}),
+		op: make(chan struct{}, 1), reported: make(chan struct{}), policing: make(chan struct{}, 1),
 		record:  r,
 		status:  agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: r.CreatedAt},
 		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,

@@ -20,14 +20,21 @@ import (
 
 // Options configure a Manager. Driver, Store, Log and Metrics are required.
 type Options struct {
-	Driver        sandboxes.Driver
-	Store         registry.Store
-	Log           *slog.Logger
-	Metrics       *telemetry.Metrics
-	Image         string              // "" means the driver's default
-	Resources     sandboxes.Resources // of each sandbox
-	DefaultKernel string              // "" means python3, or else the first by name
-	AllowedEnv    []string            // names that clients may set beside KERNEL_*
+	Driver    sandboxes.Driver
+	Store     registry.Store
+	Log       *slog.Logger
+	Metrics   *telemetry.Metrics
+	Image     string              // "" means the driver's default
+	Resources sandboxes.Resources // of each sandbox
+	// Policy says what the sandboxes of a workspace are and may do, instead of
+	// Image and Resources: asked whenever one is made. When it fails, none is made.
+	// Nil means the same for all workspaces, and the driver's network.
+	Policy func(ctx context.Context, workspace string) (Policy, error)
+	// Environment is what the kernels and terminals of a workspace get beside what
+	// clients set, over which it wins. Nil means nothing.
+	Environment   func(ctx context.Context, workspace string) (map[string]string, error)
+	DefaultKernel string   // "" means python3, or else the first by name
+	AllowedEnv    []string // names that clients may set beside KERNEL_*
 	// MaxMessageBytes caps one message of a kernel or to it; 0 means the agent's
 	// default.
 	MaxMessageBytes int64
@@ -215,6 +222,7 @@ type record struct {
 	Env       map[string]string `json:"env,omitempty"`
 	CreatedAt time.Time         `json:"created_at"`
 	Sandbox   string            `json:"sandbox"`          // the one that it has, had last or is about to get
+	Policy    *Policy           `json:"policy,omitempty"` // what that was made with; nil in records of earlier gateways
 	Dead      bool              `json:"dead,omitempty"`   // its sandbox has ended
 	Reason    string            `json:"reason,omitempty"` // why it is dead
 	DeadAt    time.Time         `json:"dead_at,omitzero"` // since when

@@ -42,7 +42,11 @@ const createPatience = 10 * time.Second
 // seconds at the latest; the kernel answers later. When ctx ends first, the
 // start is cancelled and nothing is left of it.
 func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
-	spec, err := m.spec(ctx, req.Name)
+	policy, err := m.policy(ctx, req.Workspace)
+	if err != nil {
+		return Kernel{}, err
+	}
+	spec, err := m.spec(ctx, policy.Image, req.Name)
 	if err != nil {
 		return Kernel{}, err
 	}
@@ -84,7 +88,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	m.count(k, "", jupyter.Starting)
 	m.mu.Unlock()
 
-	created, err := m.provision(ctx, k, spec)
+	created, err := m.provision(ctx, k, policy, spec)
 	if err != nil {
 		m.remove(ctx, k)
 		k.release()
@@ -116,13 +120,14 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 
 // provision records a new sandbox for a kernel and starts the keeper that makes
 // it. The caller holds the kernel's operation, and its last keeper has ended.
-func (m *Manager) provision(ctx context.Context, k *kernel, spec sandboxes.Kernelspec) (created <-chan error, err error) {
+func (m *Manager) provision(ctx context.Context, k *kernel, policy Policy, spec sandboxes.Kernelspec) (created <-chan error, err error) {
 	r := k.record
 	// The record names the sandbox before it exists, so that a gateway that
 	// is killed in between finds out whose it is, or that it is nobody's.
 	r.Sandbox = r.sandboxID()
 	r.Dead, r.DeadAt, r.Reason = false, time.Time{}, ""
-	sandbox, err := m.sandboxSpec(r, spec)
+	r.Policy = &policy
+	sandbox, err := m.sandboxSpec(ctx, r, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +141,7 @@ func (m *Manager) provision(ctx context.Context, k *kernel, spec sandboxes.Kerne
 		return nil, fmt.Errorf("%w: the gateway is stopping", ErrNotReady)
 	}
 	m.count(k, k.status.ExecutionState, jupyter.Starting)
-	k.starting = time.Now()
+	k.starting, k.network = time.Now(), nil
 	k.status = agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: k.starting}
 	k.notify()
 	m.startKeeper(k, func(ctx context.Context) { m.keep(ctx, k, sandbox, result) })
@@ -144,8 +149,8 @@ func (m *Manager) provision(ctx context.Context, k *kernel, spec sandboxes.Kerne
 }
 
 // sandboxSpec describes the sandbox of a kernel.
-func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Spec, error) {
-	told, err := m.agentConfig(r, spec)
+func (m *Manager) sandboxSpec(ctx context.Context, r record, spec sandboxes.Kernelspec) (sandboxes.Spec, error) {
+	told, err := m.agentConfig(ctx, r, spec)
 	if err != nil {
 		return sandboxes.Spec{}, err
 	}
@@ -156,15 +161,27 @@ func (m *Manager) sandboxSpec(r record, spec sandboxes.Kernelspec) (sandboxes.Sp
 	if err != nil {
 		return sandboxes.Spec{}, fmt.Errorf("cannot encode the agent configuration of kernel %s: %w", r.ID, err)
 	}
+	made := m.madeWith(r)
 	return sandboxes.Spec{
-		ID: r.Sandbox, Image: m.o.Image, AgentConfig: config, Resources: m.o.Resources,
+		ID: r.Sandbox, Image: made.Image, AgentConfig: config, Resources: made.Resources, Network: made.Network,
 		Labels: map[string]string{"kernel": r.ID, "workspace": r.Workspace, "owner": r.Owner, "kernelspec": r.Name},
 	}, nil
 }
 
 // agentConfig is what the agent in a sandbox is told, without its token.
-func (m *Manager) agentConfig(r record, spec sandboxes.Kernelspec) (agentapi.Config, error) {
-	c := agentapi.Config{MemoryBytes: m.o.Resources.MemoryBytes, Processes: m.o.Resources.Processes, Files: m.filesConfig()}
+func (m *Manager) agentConfig(ctx context.Context, r record, spec sandboxes.Kernelspec) (agentapi.Config, error) {
+	limits := m.madeWith(r).Resources
+	c := agentapi.Config{MemoryBytes: limits.MemoryBytes, Processes: limits.Processes, Files: m.filesConfig(), Env: maps.Clone(r.Env)}
+	if m.o.Environment != nil {
+		env, err := m.o.Environment(ctx, r.Workspace)
+		if err != nil {
+			return c, fmt.Errorf("cannot find out the environment of workspace %s: %w", r.Workspace, err)
+		}
+		if c.Env == nil {
+			c.Env = map[string]string{}
+		}
+		maps.Copy(c.Env, env)
+	}
 	if r.isTerminals() {
 		c.MaxTerminals, c.TerminalIdle = m.o.MaxTerminals, m.o.TerminalIdle
 		return c, nil
@@ -174,7 +191,7 @@ func (m *Manager) agentConfig(r record, spec sandboxes.Kernelspec) (agentapi.Con
 		return c, fmt.Errorf("%w: kernelspec %s: %w", ErrUnknownSpec, spec.Name, err)
 	}
 	c.KernelID, c.KernelName, c.Spec, c.ResourceDir = r.ID, r.Name, parsed, spec.Dir
-	c.Env, c.Cwd, c.MaxMessageBytes = r.Env, r.Cwd, m.o.MaxMessageBytes
+	c.Cwd, c.MaxMessageBytes = r.Cwd, m.o.MaxMessageBytes
 	return c, nil
 }
 
@@ -248,14 +265,18 @@ func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, er
 // revive gives a kernel whose sandbox has ended a new one. The caller holds the
 // kernel's operation.
 func (m *Manager) revive(ctx context.Context, k *kernel, old string) error {
-	spec, err := m.spec(ctx, k.record.Name)
+	policy, err := m.policy(ctx, k.record.Workspace)
+	if err != nil {
+		return err
+	}
+	spec, err := m.spec(ctx, policy.Image, k.record.Name)
 	if err != nil {
 		return err
 	}
 	k.stopKeeper() // it may be waiting to clean up, which is done here instead
 	<-k.kept
 	m.destroyOrReap(old)
-	created, err := m.provision(ctx, k, spec)
+	created, err := m.provision(ctx, k, policy, spec)
 	if err != nil {
 		return err
 	}
@@ -385,9 +406,17 @@ func (m *Manager) waitChange(ctx context.Context, k *kernel) error {
 	}
 }
 
-// Specs lists what can be started.
-func (m *Manager) Specs(ctx context.Context) (Specs, error) {
-	found, err := m.o.Driver.Kernelspecs(ctx, m.o.Image)
+// Specs lists what can be started in a workspace.
+func (m *Manager) Specs(ctx context.Context, workspace string) (Specs, error) {
+	policy, err := m.policy(ctx, workspace)
+	if err != nil {
+		return Specs{}, err
+	}
+	return m.specs(ctx, policy.Image)
+}
+
+func (m *Manager) specs(ctx context.Context, image string) (Specs, error) {
+	found, err := m.o.Driver.Kernelspecs(ctx, image)
 	if err != nil {
 		return Specs{}, fmt.Errorf("cannot list kernelspecs: %w", err)
 	}
@@ -412,9 +441,9 @@ func defaultSpec(found map[string]sandboxes.Kernelspec, wanted string) string {
 	return first
 }
 
-// spec finds a kernelspec by name; the empty name is the default's.
-func (m *Manager) spec(ctx context.Context, name string) (sandboxes.Kernelspec, error) {
-	specs, err := m.Specs(ctx)
+// spec finds a kernelspec of an image by name; the empty name is the default's.
+func (m *Manager) spec(ctx context.Context, image, name string) (sandboxes.Kernelspec, error) {
+	specs, err := m.specs(ctx, image)
 	if err != nil {
 		return sandboxes.Kernelspec{}, err
 	}

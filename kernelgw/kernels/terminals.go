@@ -204,6 +204,10 @@ func (m *Manager) terminals(ctx context.Context, workspace string) (*kernel, *ag
 // ensureTerminals makes the sandbox of a workspace's terminals unless there is
 // one. It returns when the sandbox exists; its agent may not listen yet.
 func (m *Manager) ensureTerminals(ctx context.Context, r TerminalRequest) error {
+	policy, err := m.policy(ctx, r.Workspace)
+	if err != nil {
+		return err
+	}
 	row := record{
 		ID: terminalsID, Driver: m.o.Driver.Name(), Workspace: r.Workspace, Owner: r.Owner,
 		CreatedAt: time.Now(), key: r.Workspace + "/" + terminalsID,
@@ -229,7 +233,7 @@ func (m *Manager) ensureTerminals(ctx context.Context, r TerminalRequest) error 
 	m.kernels[row.name()] = k
 	m.mu.Unlock()
 
-	created, err := m.provision(ctx, k, sandboxes.Kernelspec{})
+	created, err := m.provision(ctx, k, policy, sandboxes.Kernelspec{})
 	if err != nil {
 		m.remove(ctx, k)
 		k.release()

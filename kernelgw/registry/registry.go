@@ -25,6 +25,8 @@ const (
 	Logins       Kind = "logins"
 	Capabilities Kind = "capabilities"
 	Workspaces   Kind = "workspaces"
+	Policies     Kind = "policies"
+	Secrets      Kind = "secrets"
 )
 
 // Record is one document.
