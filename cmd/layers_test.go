@@ -85,9 +85,6 @@ var layers = []layer{
 	{packages: "kernelgw/hosts", tests: []string{"sandboxes", "sandboxes/netpolicy/egress"}, why: "a pattern of host names means the same to whoever uses it"},
 	{packages: "kernelgw/policies", ours: []string{"kernelgw/hosts", "kernelgw/registry", "sandboxes"}, tests: []string{"..."}, why: "what a workspace may do is decided without knowing what it does"},
 	{packages: "kernelgw/secrets", ours: []string{"kernelgw/hosts", "kernelgw/registry"}, tests: []string{"..."}, why: "a secret is kept apart from all that could tell it"},
-	{packages: "kernelgw/hosts", tests: []string{"sandboxes", "sandboxes/netpolicy/egress"}, why: "a pattern of host names means the same to whoever uses it"},
-	{packages: "kernelgw/policies", ours: []string{"kernelgw/hosts", "kernelgw/registry", "sandboxes"}, tests: []string{"..."}, why: "what a workspace may do is decided without knowing what it does"},
-	{packages: "kernelgw/secrets", ours: []string{"kernelgw/hosts", "kernelgw/registry"}, tests: []string{"..."}, why: "a secret is kept apart from all that could tell it"},
 	{packages: "kernelgw/registry", why: "records are JSON of whatever meaning"},
 	{packages: "kernelgw/registry/registrytest", ours: []string{"kernelgw/registry"}, support: true, why: "the suite is the same for every store"},
 	{packages: "kernelgw/registry/...", ours: []string{"kernelgw/registry"}, tests: []string{"kernelgw/registry/..."}, why: "a store knows records and nothing else"},
@@ -106,7 +103,7 @@ var layers = []layer{
 func driver(name string) layer {
 	return layer{
 		packages: name,
-		ours:     []string{"sandboxes", "sandboxes/agentapi", "sandboxes/hostproc", "sandboxes/image", "jupyter/kernelspec"},
+		ours:     []string{"sandboxes", "sandboxes/agentapi", "sandboxes/hostproc", "sandboxes/image", "sandboxes/netpolicy", "jupyter/kernelspec"},
 		tests:    []string{"..."},
 		why:      "a driver knows the contract, images and kernelspecs, and no other driver and nothing of the gateway",
 	}
@@ -121,7 +118,6 @@ var keepers = []struct {
 }{
 	{"github.com/go-zeromq/", []string{"jupyter/zmq", "jupyter/jupytertest"}, "jupyter/zmq guards zmq4 against hostile peers; besides it only the fake kernel, the other end, uses it"},
 	{"github.com/aws/", []string{"contents/s3store", "contents/s3embed", "contents/contentstest", "cmd/kernelgw"}, "whoever needs files asks contents.Store, so that S3 stays one package"},
-	{"filippo.io/age", []string{"kernelgw/secrets"}, "a KMS can stand in for age where secrets are kept"},
 	{"filippo.io/age", []string{"kernelgw/secrets"}, "a KMS can stand in for age where secrets are kept"},
 	{"github.com/versity/", []string{"contents/s3embed"}, "the embedded S3 server is one choice among others"},
 	{"github.com/sigstore/", []string{"sandboxes/image/trust"}, "whoever needs signatures verified asks an image.Verifier, so that sigstore stays one package"},
