@@ -1,6 +1,7 @@
 // Kernelagent is the first process of a sandbox: it runs one Jupyter kernel and
 // serves it by the contract of package agentapi. A driver starts it; it is not
-// for people.
+// for people. "kernelagent pause" only waits for SIGTERM: it is the first process
+// of what holds a pod together.
 package main
 
 import (
@@ -33,6 +34,10 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	if len(os.Args) == 2 && os.Args[1] == "pause" {
+		<-ctx.Done()
+		return
+	}
 	err := run(ctx, os.Args[1:], os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -53,7 +58,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		runAs   = flags.String("run-as", "", "`UID:GID` of the kernel; without it the kernel runs as the agent's user")
 		home    = flags.String("home", "", "home `DIR` of the kernel (default $HOME)")
 		runtime = flags.String("runtime-dir", "", "`DIR` for connection files (default the directory for temporary files)")
-		level   = flags.String("log-level", "info", "debug, info, warn or error")
+		level   = flags.String("log-level", "info", "debug, info, warn, error, or off for where nobody reads")
 	)
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -90,9 +95,12 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 }
 
 func newLog(w io.Writer, level string) (*slog.Logger, error) {
+	if level == "off" {
+		return slog.New(slog.DiscardHandler), nil
+	}
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q is not debug, info, warn or error", level)
+		return nil, fmt.Errorf("--log-level %q is not debug, info, warn, error or off", level)
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
 }

@@ -21,6 +21,7 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/netpolicy"
 )
 
 // The labels of all that is made for sandboxes in containerd. The rest of what
@@ -138,7 +139,7 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 	if err != nil {
 		return err
 	}
-	slot := Slot{}
+	slot := netpolicy.Slot{}
 	if d.opts.Network != nil {
 		if slot, err = d.opts.Network.Acquire(ctx, id, sb.Spec.Network); err != nil {
 			return fmt.Errorf("cannot give it a network: %w", err)
@@ -185,7 +186,7 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 
 // fillDir writes what the sandbox sees of its directory, and returns where its
 // agent will listen.
-func (d *Driver) fillDir(sb *sandboxes.Sandbox, slot Slot) (sandboxes.Endpoint, error) {
+func (d *Driver) fillDir(sb *sandboxes.Sandbox, slot netpolicy.Slot) (sandboxes.Endpoint, error) {
 	dir := d.dir(sb.Spec.ID)
 	run, trust := filepath.Join(dir, runName), filepath.Join(dir, trustName)
 	for path, mode := range map[string]os.FileMode{run: 0o700, trust: 0o755} {
@@ -204,7 +205,7 @@ func (d *Driver) fillDir(sb *sandboxes.Sandbox, slot Slot) (sandboxes.Endpoint, 
 	if slot.Namespace == "" {
 		return sandboxes.Endpoint{Network: "unix", Address: filepath.Join(run, socketName)}, nil
 	}
-	return sandboxes.Endpoint{Network: "tcp", Address: fmt.Sprintf("%s:%d", slot.Address, AgentPort)}, nil
+	return sandboxes.Endpoint{Network: "tcp", Address: fmt.Sprintf("%s:%d", slot.Address, netpolicy.AgentPort)}, nil
 }
 
 // lease makes the sandbox's lease, which holds its snapshots from before there is

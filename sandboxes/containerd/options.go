@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/netpolicy"
 )
 
 // Options configures a Driver.
@@ -45,7 +46,7 @@ type Options struct {
 // Network gives each sandbox a network namespace, which is complete when it is
 // given and used once. *netpolicy.Network is one.
 type Network interface {
-	Acquire(ctx context.Context, id string, policy sandboxes.NetworkPolicy) (Slot, error)
+	Acquire(ctx context.Context, id string, policy sandboxes.NetworkPolicy) (netpolicy.Slot, error)
 	Release(ctx context.Context, id string) error
 	SetPolicy(ctx context.Context, id string, policy sandboxes.NetworkPolicy) error
 }

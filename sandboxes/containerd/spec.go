@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/netpolicy"
 )
 
 // agentOverhead is what the host allows a sandbox beside Resources.MemoryBytes,
@@ -22,9 +23,6 @@ const (
 	agentOverhead = 128 << 20
 	guestOverhead = 160 << 20
 )
-
-// AgentPort is where the agent listens inside when there is a network.
-const AgentPort = 8890
 
 // podProgram is what a pod's first container runs: the agent's binary, which
 // does nothing when it is told to pause.
@@ -53,7 +51,7 @@ const (
 // virtual machine has to be: runtime-rs gives it its size once, from these
 // annotations. No resources of its own: Kata's older shim adds them up, but dies
 // of there being none at all.
-func (d *Driver) podSpec(id string, limits sandboxes.Resources, slot Slot) *specs.Spec {
+func (d *Driver) podSpec(id string, limits sandboxes.Resources, slot netpolicy.Slot) *specs.Spec {
 	name := podName(id)
 	spec := d.commonSpec(name, slot)
 	spec.Annotations = map[string]string{
@@ -78,7 +76,7 @@ func (d *Driver) podSpec(id string, limits sandboxes.Resources, slot Slot) *spec
 }
 
 // workSpec describes the container with the agent.
-func (d *Driver) workSpec(id string, image Image, limits sandboxes.Resources, slot Slot) *specs.Spec {
+func (d *Driver) workSpec(id string, image Image, limits sandboxes.Resources, slot netpolicy.Slot) *specs.Spec {
 	name := workName(id)
 	spec := d.commonSpec(name, slot)
 	spec.Annotations = map[string]string{
@@ -151,7 +149,7 @@ func (d *Driver) shmPath() string {
 }
 
 // commonSpec is what both containers of a pod have.
-func (d *Driver) commonSpec(name string, slot Slot) *specs.Spec {
+func (d *Driver) commonSpec(name string, slot netpolicy.Slot) *specs.Spec {
 	return &specs.Spec{
 		Version: ociVersion,
 		Process: &specs.Process{Cwd: "/", NoNewPrivileges: true},
@@ -188,12 +186,12 @@ func (d *Driver) commonSpec(name string, slot Slot) *specs.Spec {
 func readOnlyProgram() []string { return []string{"bind", "ro", "nosuid", "nodev"} }
 
 // listenOn is where the agent is told to listen.
-func listenOn(slot Slot) string {
+func listenOn(slot netpolicy.Slot) string {
 	if slot.Namespace == "" {
 		return "unix:" + AgentDir + "/" + socketName
 	}
 	// All addresses: inside a machine the slot's is on another link.
-	return fmt.Sprintf("tcp:0.0.0.0:%d", AgentPort)
+	return fmt.Sprintf("tcp:0.0.0.0:%d", netpolicy.AgentPort)
 }
 
 func cpuQuota(limits sandboxes.Resources) int64 { return int64(math.Ceil(limits.CPUs * cpuPeriod)) }
