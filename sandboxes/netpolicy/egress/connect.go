@@ -5,14 +5,9 @@ import (
 	"bytes"
 	"crypto/tls"
 	"io"
-	"net"
 	"net/http"
-	"sync"
 	"time"
 )
-
-// copySize is the size of the buffers between a client and a host.
-const copySize = 64 << 10
 
 // connect handles CONNECT: a tunnel in which a client speaks TLS with the host
 // that it named, or with us in the place of a host that it has secrets for.
@@ -58,7 +53,7 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request, in *inbound) {
 	if _, err := out.Write(hello); err != nil {
 		return
 	}
-	join(in, out)
+	join(in, out, p.limits.burst)
 }
 
 // openTunnel says yes to a CONNECT and returns the first bytes of the client, a
@@ -95,65 +90,6 @@ func (p *Proxy) openTunnel(in *inbound, buffered *bufio.Reader, t target) (hello
 	}
 	return hello, true
 }
-
-// join copies between a client and a host until both directions have ended or
-// one has failed.
-func join(in *inbound, out *outbound) {
-	var up sync.WaitGroup
-	up.Go(func() { pour(out, in) })
-	pour(in, out)
-	up.Wait()
-}
-
-// pour copies one direction. The end of it is passed on; a failure ends the
-// other direction too.
-func pour(to, from net.Conn) {
-	buffer := buffers.Get()
-	_, err := io.CopyBuffer(writerOnly{to}, readerOnly{from}, buffer)
-	buffers.Put(buffer)
-	if err == nil {
-		err = closeWrite(to)
-	}
-	if err != nil {
-		to.Close()
-		from.Close()
-	}
-}
-
-type (
-	writerOnly struct{ io.Writer }
-	readerOnly struct{ io.Reader }
-)
-
-func closeWrite(conn net.Conn) error {
-	var raw net.Conn
-	switch c := conn.(type) {
-	case *inbound:
-		raw = c.Conn
-	case *outbound:
-		raw = c.Conn
-	}
-	if half, ok := raw.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return conn.Close()
-}
-
-// buffers are shared by all connections.
-var buffers bufferPool
-
-type bufferPool struct{ pool sync.Pool }
-
-// Get implements httputil.BufferPool.
-func (b *bufferPool) Get() []byte {
-	if buffer, ok := b.pool.Get().(*[copySize]byte); ok {
-		return buffer[:]
-	}
-	return make([]byte, copySize)
-}
-
-// Put implements httputil.BufferPool.
-func (b *bufferPool) Put(buffer []byte) { b.pool.Put((*[copySize]byte)(buffer)) }
 
 // intercepted is a connection of a client whose TLS ends here.
 type intercepted struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"time"
 )
 
@@ -64,7 +65,7 @@ func checkHello(name string, t target) string {
 		return "the TLS handshake names no server (SNI), and must name the host"
 	}
 	said, err := parseTarget(name, t.port)
-	if err != nil || said != t {
+	if err != nil || said != t || !strings.EqualFold(name, t.host) {
 		return "the TLS handshake names another server (SNI)"
 	}
 	return ""

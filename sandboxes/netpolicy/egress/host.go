@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -76,8 +77,8 @@ func splitPort(authority string, standard uint16) (host string, port uint16, err
 // normaliseName returns a name as target.host has it, or an IPv4 address that
 // was written as four decimal numbers.
 func normaliseName(name string) (string, error) {
-	if len(name) > 1024 {
-		return "", errors.New("name too long")
+	if len(name) > 1024 || !utf8.ValidString(name) {
+		return "", errors.New("not a host name")
 	}
 	// Before the mapping, which could make one of these out of another
 	// character, and after it.

@@ -77,3 +77,7 @@ func TestUsageOfNobodyIsZero(t *testing.T) {
 	}
 	w.proxy.Dismiss(netip.MustParseAddr("10.0.0.9"))
 }
+
+func packagesFrom(mirror string) sandboxes.NetworkPolicy {
+	return sandboxes.NetworkPolicy{Egress: sandboxes.EgressPackages, Mirror: mirror}
+}
