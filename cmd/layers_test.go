@@ -58,6 +58,7 @@ var layers = []layer{
 	{packages: "sandboxes/netpolicy/egress", ours: []string{"sandboxes"}, why: "the way out of a sandbox knows policies and addresses, and nothing of namespaces, drivers or the gateway"},
 	{packages: "sandboxes/netpolicy", ours: []string{"sandboxes", "sandboxes/netpolicy/egress"}, why: "the network knows links, packets and the proxy, and no driver"},
 	driver("sandboxes/gvisor"),
+	driver("sandboxes/containerd"),
 	driver("sandboxes/process"),
 	{packages: "sandboxes/sandboxtest", ours: []string{"sandboxes", "sandboxes/agentapi", "jupyter"}, support: true, why: "the suite is the same for every driver"},
 
