@@ -55,7 +55,7 @@ func (m *Manager) policy(ctx context.Context, workspace string) (Policy, error) 
 		return Policy{}, fmt.Errorf("cannot find out the policy of workspace %s: %w", workspace, err)
 	}
 	can := m.o.Driver.Capabilities()
-	if !can.Isolated {
+	if !can.Isolated && !can.MemoryLimit && !can.ProcessLimit && !can.DiskLimit { // plain processes of the host
 		p.Image, p.Resources = fixed.Image, fixed.Resources
 	}
 	if !can.NetworkPolicy {

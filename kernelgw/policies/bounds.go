@@ -14,12 +14,19 @@ import (
 // Bounds are what the members of a workspace may choose. What the operator's
 // default is may be chosen in any case.
 type Bounds struct {
-	Egress  []sandboxes.Egress  // presets
-	Hosts   bool                // hosts of their own
-	Mirrors []string            // URLs of package indexes, which may be on private addresses
-	Images  []string            // by the names or digests that a driver takes
-	Most    sandboxes.Resources // zero means as much as the default, which may be without limit
+	Egress  []sandboxes.Egress // presets
+	Hosts   bool               // hosts of their own
+	Mirrors []string           // URLs of package indexes, which may be on private addresses
+	Images  []string           // by the names or digests that a driver takes
+	// Most is how much. Zero means as much as the default. Where that is zero, too,
+	// there is no bound, but for /dev/shm, which gets as much as the memory, and open
+	// files, of which there are 65,536.
+	Most sandboxes.Resources
 }
+
+// mostFiles bounds what every process may hold open where the operator says
+// nothing.
+const mostFiles = 1 << 16
 
 // maxHosts bounds the hosts of one policy.
 const maxHosts = 100
@@ -114,6 +121,12 @@ func (b *Bounds) consistent(d *Settings) error {
 	}
 	if d.Resources.CPUs == 0 {
 		d.Resources.CPUs = b.Most.CPUs // by itself a default of 0 has no limit
+	}
+	if d.Resources.ShmBytes == 0 && b.Most.ShmBytes == 0 {
+		b.Most.ShmBytes = cmp.Or(b.Most.MemoryBytes, d.Resources.MemoryBytes)
+	}
+	if d.Resources.OpenFiles == 0 && b.Most.OpenFiles == 0 {
+		b.Most.OpenFiles = mostFiles
 	}
 	for _, l := range limits {
 		given, most := l.of(&d.Resources), l.of(&b.Most)
