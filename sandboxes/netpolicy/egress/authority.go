@@ -42,7 +42,9 @@ type Authority struct {
 }
 
 // NewAuthority makes an authority that is kept nowhere.
-func NewAuthority() (*Authority, error) {
+func NewAuthority() (*Authority, error) { return makeAuthority(authorityLife) }
+
+func makeAuthority(life time.Duration) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the key of the egress authority: %w", err)
@@ -55,7 +57,7 @@ func NewAuthority() (*Authority, error) {
 		SerialNumber: serial,
 		// The serial number keeps authorities of several gateways apart in a trust store.
 		Subject:   pkix.Name{CommonName: "kernelgw egress authority " + serial.Text(36)[:8]},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(authorityLife),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 	}

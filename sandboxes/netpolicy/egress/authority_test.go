@@ -1,0 +1,107 @@
+package egress
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestAuthorityIsKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "authority")
+	first, err := OpenAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := OpenAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(first.PEM(), second.PEM()) {
+		t.Error("another authority at the second time")
+	}
+	leaf, err := second.leaf("api.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(first.PEM()) {
+		t.Fatal("not a certificate")
+	}
+	if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: pool, DNSName: "api.example.org"}); err != nil {
+		t.Error(err)
+	}
+	if bytes.Contains(first.PEM(), []byte("PRIVATE")) {
+		t.Error("the key is given away")
+	}
+	for name, mode := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, authorityFile): 0o600} {
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v %v, want %v", name, info.Mode(), err, mode)
+		}
+	}
+}
+
+func TestAuthorityThatOthersCanReadIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := OpenAuthority(dir); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, authorityFile)
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenAuthority(dir); err == nil {
+		t.Error("opened")
+	}
+	if err := os.WriteFile(file, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(file, 0o600)
+	if _, err := OpenAuthority(dir); err == nil {
+		t.Error("garbage opened")
+	}
+}
+
+func TestAuthorityIsRenewedInTime(t *testing.T) {
+	dir := t.TempDir()
+	old, err := makeAuthority(authorityLeft - time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.store(filepath.Join(dir, authorityFile)); err != nil {
+		t.Fatal(err)
+	}
+	renewed, err := OpenAuthority(dir)
+	if err != nil || bytes.Equal(renewed.PEM(), old.PEM()) {
+		t.Errorf("not renewed: %v", err)
+	}
+}
+
+func TestLeavesAreBounded(t *testing.T) {
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := a.leaf("h0.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := a.leaf("h0.example.org"); again != one {
+		t.Error("signed twice")
+	}
+	for i := range maxLeaves + 10 {
+		if _, err := a.leaf(fmt.Sprintf("h%d.example.org", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(a.leaves); n > maxLeaves {
+		t.Errorf("%d leaves", n)
+	}
+	address, err := a.leaf("93.184.216.34")
+	if err != nil || address.Leaf.VerifyHostname("93.184.216.34") != nil {
+		t.Errorf("%v", err)
+	}
+}
