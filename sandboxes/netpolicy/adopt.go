@@ -36,6 +36,7 @@ func (n *Network) adopt() error {
 	if err := n.sweep(); err != nil {
 		return err
 	}
+	n.step("make the rules")
 	if err := n.filter.install(maps.Keys(n.taken)); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package netpolicy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -33,15 +34,16 @@ func (l *links) close() { l.conn.Close() }
 
 // addProxy makes the link that has the proxy's address, unless there is one. It
 // is a bridge to which nothing is attached, because kernels that have no dummy
-// links have bridges.
-func (l *links) addProxy(owner string) error {
+// links have bridges. Its hardware address says whose it is: that is there from
+// the first moment, as an alias would not be.
+func (l *links) addProxy(owner net.HardwareAddr) error {
 	name := l.plan.proxyLink()
 	link, err := l.conn.LinkByName(name)
 	switch {
-	case err == nil && link.Attrs().Alias != owner:
-		return fmt.Errorf("there is a link %s already, which is %q: choose another network name", name, link.Attrs().Alias)
+	case err == nil && !bytes.Equal(link.Attrs().HardwareAddr, owner):
+		return fmt.Errorf("there is a link %s already, which is not of this state directory: choose another network name", name)
 	case errors.As(err, new(netlink.LinkNotFoundError)):
-		link = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, Alias: owner, HardwareAddr: hardware(l.plan.proxy())}}
+		link = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: owner}}
 		err = l.conn.LinkAdd(link)
 	}
 	if err == nil {
@@ -59,16 +61,16 @@ func (l *links) addProxy(owner string) error {
 	return nil
 }
 
-// proxyOwner returns whose the proxy's link is, "" when there is none.
-func (l *links) proxyOwner() (string, error) {
+// owns reports whether the proxy's link is there and marked as the owner's.
+func (l *links) owns(owner net.HardwareAddr) (bool, error) {
 	link, err := l.conn.LinkByName(l.plan.proxyLink())
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return "", nil
+		return false, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("cannot look for link %s: %w", l.plan.proxyLink(), err)
+		return false, fmt.Errorf("cannot look for link %s: %w", l.plan.proxyLink(), err)
 	}
-	return link.Attrs().Alias, nil
+	return bytes.Equal(link.Attrs().HardwareAddr, owner), nil
 }
 
 // checkSubnet says whether somebody else uses addresses of the plan.

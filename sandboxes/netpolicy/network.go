@@ -187,6 +187,7 @@ func (n *Network) start() (err error) {
 	if err := n.links.checkSubnet(); err != nil {
 		return err
 	}
+	n.step("make the proxy's link")
 	if err := n.links.addProxy(n.identity.Owner); err != nil {
 		return err
 	}
@@ -275,13 +276,15 @@ func (n *Network) letGo() {
 
 // removeRest removes what belongs to no slot.
 func (n *Network) removeRest() error {
-	owner, err := n.links.proxyOwner()
-	if err != nil || owner != n.identity.Owner {
+	ours, err := n.links.owns(n.identity.Owner)
+	if err != nil || !ours {
 		return err
 	}
+	n.step("remove the rules")
 	if err := n.filter.remove(); err != nil {
 		return err
 	}
+	n.step("remove the proxy's link")
 	return n.links.remove(n.identity.proxyLink())
 }
 

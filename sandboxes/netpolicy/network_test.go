@@ -3,7 +3,8 @@ package netpolicy
 import (
 	"context"
 	"log/slog"
-	"os"
+	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -94,7 +95,42 @@ func TestSelfTest(t *testing.T) {
 	}
 }
 
-var (
-	_ = os.Getpid
-	_ = time.Second
-)
+// reachable connects from where the thread is.
+func reachable(addr netip.Addr, port uint16) error {
+	return connect(context.Background(), net.Dialer{Timeout: 2 * time.Second}, netip.AddrPortFrom(addr, port).String())
+}
+
+// agentAnswers connects from the host to the agent's port, on which it has
+// something listen.
+func agentAnswers(n *Network, s Slot) error {
+	var l net.Listener
+	err := n.in(s, func() (err error) {
+		l, err = net.Listen("tcp4", netip.AddrPortFrom(netip.IPv4Unspecified(), AgentPort).String())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return inside(n.host, func() error { return reachable(s.Address, AgentPort) })
+}
+
+// waitReady waits until a number of namespaces are ready.
+func waitReady(t testing.TB, n *Network, count int) {
+	t.Helper()
+	eventually(t, "namespaces are ready", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.ready) >= count
+	})
+}
+
+// eventually waits for what no event tells of.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}

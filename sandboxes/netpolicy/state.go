@@ -1,15 +1,16 @@
 package netpolicy
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
@@ -27,7 +28,7 @@ type state struct {
 // identity says what a network's things are called, as long as there are any.
 type identity struct {
 	plan
-	Owner string `json:"owner"` // what the proxy's link is marked with
+	Owner net.HardwareAddr `json:"owner"` // marks the proxy's link
 }
 
 // record is what is kept of a slot. Without an id it belongs to no sandbox, and
@@ -98,7 +99,8 @@ func (s state) identity() (i identity, ok bool, err error) {
 
 // identify decides what the network is called.
 func (s state) identify(p plan) (identity, error) {
-	i := identity{plan: p, Owner: "kernelgw network " + uuid.NewString()}
+	i := identity{plan: p, Owner: net.HardwareAddr{0x0a, 0x59, 0, 0, 0, 0}} // locally administered
+	_, _ = rand.Read(i.Owner[2:])
 	return i, writeJSON(filepath.Join(s.dir, "network.json"), i)
 }
 
