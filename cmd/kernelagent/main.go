@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,6 +59,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		runAs   = flags.String("run-as", "", "`UID:GID` of the kernel; without it the kernel runs as the agent's user")
 		home    = flags.String("home", "", "home `DIR` of the kernel (default $HOME)")
 		runtime = flags.String("runtime-dir", "", "`DIR` for connection files (default the directory for temporary files)")
+		trusted = flags.String("authority", "", "`FILE` with a certificate authority (PEM) that all programs here shall trust")
 		level   = flags.String("log-level", "info", "debug, info, warn, error, or off for where nobody reads")
 	)
 	if err := flags.Parse(args); err != nil {
@@ -79,6 +81,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	if err := agent.Harden(options.User != nil); err != nil {
 		return err
+	}
+	if *trusted != "" {
+		if err := agent.Trust(*trusted, cmp.Or(*runtime, os.TempDir())); err != nil {
+			return err
+		}
 	}
 	if options.Listener, err = listenOn(*listen); err != nil {
 		return err

@@ -45,7 +45,7 @@ type Config struct {
 	FrameAncestors   []string `help:"Origins of web pages that may embed the gateway's pages."`
 	TrustedProxies   []string `help:"Addresses of reverse proxies whose X-Forwarded-Proto is believed, as in 10.0.0.0/8."`
 
-	Driver        string        `help:"What makes sandboxes: auto, gvisor, or process (no isolation; for trusted code only, never chosen by auto)." enum:"auto,gvisor,process" default:"auto"`
+	Driver        string        `help:"What makes sandboxes: auto (gvisor), gvisor, containerd (Kata microVMs; needs runtime), or process (no isolation; for trusted code only, never chosen by auto)." enum:"auto,gvisor,containerd,process" default:"auto"`
 	Image         string        `help:"Image of the sandboxes, by name or digest in the image store. Default: the one named default. The process driver uses none."`
 	ImageStore    string        `help:"Directory of images. Default: images in the data directory if there are any, else .cache/images beside the binary's directory." type:"path"`
 	DefaultKernel string        `help:"Kernelspec that is used when a client names none." default:"python3"`
@@ -57,6 +57,8 @@ type Config struct {
 	StartTimeout  time.Duration `help:"Time to make a sandbox and reach its agent." default:"2m"`
 	WorkDir       string        `help:"Directory of the host in which kernels of the process driver start. They then do not see the workspace's files. Default: a directory for each with those files." type:"path"`
 
+	IsolationConfig
+	ImagePolicyConfig
 	StorageConfig
 	FrontendDir string `help:"Directory of the browser files of JupyterLab and Notebook, which scripts/setup-frontend.sh makes. Default: .cache/frontend beside the binary's directory." type:"path"`
 
@@ -168,6 +170,12 @@ func (c *Config) validate() error {
 	if _, err := c.proxies(); err != nil {
 		return err
 	}
+	if err := c.IsolationConfig.validate(); err != nil {
+		return err
+	}
+	if _, err := c.policy(); err != nil {
+		return err
+	}
 	if err := c.StorageConfig.validate(); err != nil {
 		return err
 	}
@@ -239,7 +247,7 @@ func fileKey(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
 // Validate implements kong.Resolver: a key that serve does not read is a
 // mistake. Flags that only other commands have are no configuration.
 func (r *fileResolver) Validate(app *kong.Application) error {
-	known := map[string]bool{"users": true}
+	known := map[string]bool{"image_signers": true, "users": true}
 	for _, command := range app.Children {
 		if command.Name != "serve" {
 			continue

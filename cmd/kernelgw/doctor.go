@@ -221,7 +221,7 @@ func fileStorage(ctx context.Context, c *Config) finding {
 		f.OK, f.Detail = true, "embedded: the file system has extended attributes"
 		return f
 	}
-	b, err := openBucket(ctx, c)
+	b, err := openBucket(ctx, c, nil)
 	if err == nil {
 		defer b.close()
 		var report *s3store.Report

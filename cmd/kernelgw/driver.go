@@ -11,12 +11,13 @@ import (
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/gvisor"
 	"kernelgw/sandboxes/image"
+	"kernelgw/sandboxes/netpolicy"
 	"kernelgw/sandboxes/process"
 )
 
 // openDriver opens the configured driver. Auto takes what isolates, or fails:
 // kernels never run unprotected unless that was asked for by name.
-func openDriver(ctx context.Context, c *Config, log *slog.Logger) (sandboxes.Driver, error) {
+func openDriver(ctx context.Context, c *Config, network *netpolicy.Network, log *slog.Logger) (sandboxes.Driver, error) {
 	agent, err := findAgent(c.Agent)
 	if err != nil {
 		return nil, err
@@ -41,7 +42,7 @@ func openDriver(ctx context.Context, c *Config, log *slog.Logger) (sandboxes.Dri
 			return nil, err
 		}
 		return gvisor.New(gvisor.Options{
-			StateDir: filepath.Join(state, gvisor.Name), Runsc: c.Runsc, AgentPath: agent, Images: gvisorImages{store}, Log: log,
+			StateDir: filepath.Join(state, gvisor.Name), Runsc: c.Runsc, AgentPath: agent, Images: gvisorImages{store}, Network: network, Log: log,
 		})
 	}
 	return nil, fmt.Errorf("driver: unknown driver %q", name)
@@ -69,7 +70,11 @@ func imageStore(c *Config) (*image.Store, error) {
 	if dir == "" {
 		dir = DefaultImageStore(c.DataDir)
 	}
-	return image.Open(image.Options{Dir: dir})
+	policy, err := c.policy()
+	if err != nil {
+		return nil, err
+	}
+	return image.Open(image.Options{Dir: dir, Policy: policy})
 }
 
 // resolveImage finds the image of the sandboxes.

@@ -87,12 +87,12 @@ type bucket struct {
 
 // openBucket starts the embedded S3 server, or finds the configured one. Close
 // it.
-func openBucket(ctx context.Context, c *Config) (bucket, error) {
+func openBucket(ctx context.Context, c *Config, log *slog.Logger) (bucket, error) {
 	if c.Storage == "s3" {
 		return configuredBucket(ctx, c)
 	}
 	dir := cmp.Or(c.StorageDir, filepath.Join(c.DataDir, "storage"))
-	server, err := s3embed.Start(ctx, dir)
+	server, err := s3embed.Start(ctx, dir, log)
 	if err != nil {
 		return bucket{}, fmt.Errorf("%w; choose another directory with --storage-dir, or an S3 server with --storage s3", err)
 	}
@@ -123,7 +123,7 @@ type files struct {
 
 // openFiles opens the storage. Close it.
 func openFiles(ctx context.Context, c *Config, log *slog.Logger) (files, error) {
-	b, err := openBucket(ctx, c)
+	b, err := openBucket(ctx, c, log)
 	if err != nil {
 		return files{}, err
 	}

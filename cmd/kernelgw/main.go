@@ -134,6 +134,9 @@ func (c *Config) complete(env *environment) (err error) {
 	if c.Users, err = env.file.users(); err != nil {
 		return err
 	}
+	if c.ImageSigners, err = env.file.signers(); err != nil {
+		return err
+	}
 	if c.Token == "" && len(c.Users) == 0 {
 		if c.Token, err = jupyterToken(env.getenv); err != nil {
 			return err

@@ -175,7 +175,7 @@ func TestTokenOfJupytersConventions(t *testing.T) {
 		"the flag wins":      {env: map[string]string{"JUPYTER_TOKEN": "a"}, flag: "c", want: "c"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1, MaxTerminals: 1, TerminalIdle: 1, StorageConfig: someStorage}
+			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1, MaxTerminals: 1, TerminalIdle: 1, StorageConfig: someStorage, IsolationConfig: IsolationConfig{NetworkSubnet: "10.143.0.0/16"}}
 			file, err := loadFile("", nil)
 			if err != nil {
 				t.Fatal(err)

@@ -26,9 +26,11 @@ import (
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/kernels"
 	"kernelgw/kernelgw/registry/file"
+	"kernelgw/kernelgw/secrets"
 	"kernelgw/kernelgw/telemetry"
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/agentapi"
+	"kernelgw/sandboxes/process"
 )
 
 // ServeCmd runs the gateway.
@@ -82,7 +84,17 @@ func (c *ServeCmd) Run(env *environment) error {
 	if pages != nil {
 		defer pages.Close()
 	}
-	driver, err := openDriver(ctx, &c.Config, log)
+	identities, err := secrets.OpenIdentities(filepath.Join(c.DataDir, "secrets.keys"))
+	if err != nil {
+		return err
+	}
+	kept := secrets.New(secrets.Options{Store: store, Keeper: identities, Log: log})
+	network, err := openNetwork(&c.Config, kept, log)
+	if err != nil {
+		return err
+	}
+	defer network.close()
+	driver, err := openDriver(ctx, &c.Config, network.Network, log)
 	if err != nil {
 		return err
 	}
@@ -91,11 +103,16 @@ func (c *ServeCmd) Run(env *environment) error {
 	resources := sandboxes.Resources{
 		CPUs: c.CPUs, MemoryBytes: int64(c.Memory), Processes: c.Processes, DiskBytes: int64(c.Disk),
 	}
-	if !driver.Capabilities().Isolated {
+	if driver.Name() == process.Name {
 		resources, c.Image = sandboxes.Resources{}, ""
+	}
+	chosen, err := openPolicies(&c.Config, store, resources)
+	if err != nil {
+		return err
 	}
 	options := kernels.Options{
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
+		Policy: inForce(chosen), Environment: kept.Environment,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
 		MaxMessageBytes: int64(c.MaxMessage), MaxTerminals: c.MaxTerminals, TerminalIdle: c.TerminalIdle,
 		FilesConfig: agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore},
@@ -106,6 +123,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		})
 	}
 	manager := kernels.New(options)
+	network.kernels.Store(manager)
 	users, err := token.New(token.Options{Users: tokenUsers(&c.Config), Store: store, Log: log})
 	if err != nil {
 		return err
@@ -121,6 +139,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	}
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
+		Policies: chosen, Secrets: kept,
 		Files: handlers, IsDirectory: isDirectory(files), Events: events, Frontend: pages, FrontendMissing: missing,
 		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,

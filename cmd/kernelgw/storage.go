@@ -41,7 +41,7 @@ func (c *StorageDoctorCmd) Run(env *environment) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(env.ctx, time.Minute)
 	defer cancel()
-	b, err := openBucket(ctx, &c.Config)
+	b, err := openBucket(ctx, &c.Config, nil)
 	if err != nil {
 		return err
 	}

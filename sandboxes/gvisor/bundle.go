@@ -27,7 +27,7 @@ const safePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 const layerAnnotation = "dev.gvisor.tar.rootfs.upper"
 
 // bundle describes the sandbox as the OCI runtime specification does.
-func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) specs.Spec {
+func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources, c connection) specs.Spec {
 	dir := d.dir(id)
 	// What the agent needs to run a kernel as another user, and no more.
 	caps := []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETPCAP"}
@@ -37,15 +37,15 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 		Version: ociVersion,
 		Process: &specs.Process{
 			User: specs.User{UID: 0, GID: 0},
-			Args: []string{
+			Args: append([]string{
 				AgentBinary,
 				"--config", AgentDir + "/" + configName,
-				"--listen", "unix:" + AgentDir + "/" + socketName,
+				"--listen", c.listen,
 				"--run-as", fmt.Sprintf("%d:%d", root.UID, root.GID),
 				"--home", root.Home,
 				"--runtime-dir", "/tmp", // whatever the image's TMPDIR is for kernels
-			},
-			Env:             environment(root),
+			}, c.trust()...),
+			Env:             append(environment(root), c.slot.Env...),
 			Cwd:             "/",
 			NoNewPrivileges: true,
 			OOMScoreAdj:     &oomScore,
@@ -75,7 +75,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources) spec
 				{Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace},
-				{Type: specs.NetworkNamespace},
+				c.namespace(),
 			},
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
@@ -143,15 +143,18 @@ func environment(root Rootfs) []string {
 }
 
 // plan is what the sandbox's supervisor does.
-func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
+func (d *Driver) plan(id string, limits sandboxes.Resources, c connection) plan {
 	dir := d.dir(id)
 	flags := append(commonFlags(d.rootless),
+		"--network="+c.flag,
 		"--root="+runscName, // relative: see files.go
-		"--host-uds=create",
 		"--overlay2=root:dir="+filepath.Join(dir, overlayName)+",size="+strconv.FormatInt(limits.DiskBytes, 10),
 		"--file-access=exclusive",       // nobody else writes to an image
 		"--allow-rootfs-tar-annotation", // layerAnnotation; annotations are all ours
 	)
+	if c.endpoint.Network == "unix" {
+		flags = append(flags, "--host-uds=create")
+	}
 	// Half of the overhead, so that the watch, which can say why, comes after the
 	// agent and before the control group, which may kill no more than one of the
 	// sentry's helpers.
@@ -169,8 +172,7 @@ func (d *Driver) plan(id string, limits sandboxes.Resources) plan {
 // commonFlags are runsc's flags for every sandbox.
 func commonFlags(rootless bool) []string {
 	flags := []string{
-		"--platform=systrap", // never KVM by itself: it hangs under some hypervisors
-		"--network=none",
+		"--platform=systrap",            // never KVM by itself: it hangs under some hypervisors
 		"--gofer-network-namespace=new", // the default pins one with a mount that stays
 		"--host-settings=ignore",
 	}

@@ -56,13 +56,13 @@ func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.San
 		return sandboxes.Sandbox{}, err
 	}
 	defer lock.Close()
-	sb := sandboxes.Sandbox{
-		Spec:      spec,
-		CreatedAt: time.Now().UTC(),
-		Agent:     sandboxes.Endpoint{Network: "unix", Address: filepath.Join(dir, runName, socketName)},
-		Image:     root.Digest,
+	sb := sandboxes.Sandbox{Spec: spec, CreatedAt: time.Now().UTC(), Image: root.Digest}
+	c, err := d.connect(ctx, spec)
+	if err == nil {
+		sb.Agent = c.endpoint
+		err = d.start(ctx, sb, root, limits, c)
 	}
-	if err := d.start(ctx, sb, root, limits); err != nil {
+	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
 		return sandboxes.Sandbox{}, errors.Join(err, d.destroy(clean, spec.ID))
@@ -111,19 +111,19 @@ func (d *Driver) reserve(ctx context.Context, dir string) (*os.File, error) {
 
 // start fills the directory and runs the sandbox. What it leaves behind when it
 // fails is destroyed by the caller.
-func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, limits sandboxes.Resources) error {
+func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, limits sandboxes.Resources, c connection) error {
 	dir := d.dir(sb.Spec.ID)
 	for _, name := range []string{bundleName, overlayName, runscName, runName} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			return err
 		}
 	}
-	for name, content := range map[string][]byte{configName: sb.Spec.AgentConfig, agentName: nil} {
+	for name, content := range map[string][]byte{configName: sb.Spec.AgentConfig, authorityName: c.slot.Authority, agentName: nil} {
 		if err := os.WriteFile(filepath.Join(dir, runName, name), content, 0o600); err != nil {
 			return err
 		}
 	}
-	bundle := d.bundle(sb.Spec.ID, root, limits)
+	bundle := d.bundle(sb.Spec.ID, root, limits, c)
 	begins, err := d.beginLayer(sb.Spec.Layer, dir, root, limits)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 	if err := writeJSON(filepath.Join(dir, bundleName), "config.json", bundle); err != nil {
 		return err
 	}
-	if err := writeJSON(dir, planName, d.plan(sb.Spec.ID, limits)); err != nil {
+	if err := writeJSON(dir, planName, d.plan(sb.Spec.ID, limits, c)); err != nil {
 		return err
 	}
 	lifeline, err := d.startSupervisor(ctx, sb.Spec.ID)

@@ -49,6 +49,9 @@ func (d *Driver) destroy(ctx context.Context, id string) error {
 	if err := d.groups.remove(cgroupName(id)); err != nil {
 		return err
 	}
+	if err := d.disconnect(ctx, id); err != nil {
+		return err
+	}
 	// First what makes it a sandbox, so that what a crash leaves of it is swept.
 	if err := os.Remove(filepath.Join(dir, sandboxName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -160,5 +163,5 @@ func (d *Driver) sweep() error {
 		}
 		_ = lock.Close()
 	}
-	return nil
+	return d.sweepNetwork(ctx)
 }

@@ -72,6 +72,9 @@ func New(opts Options) (*Driver, error) {
 	}
 
 	d := &Driver{opts: opts, rootless: rootless(), supervisors: map[string]*exec.Cmd{}}
+	if d.rootless && opts.Network != nil {
+		return nil, errors.New("cannot give sandboxes a network: runsc runs rootless here")
+	}
 	if d.groups, err = readCgroups(); err != nil {
 		return nil, err
 	}
@@ -104,12 +107,11 @@ func (d *Driver) Name() string { return Name }
 // that measures it; processes by a limit of the sentry's on tasks, which the
 // code inside cannot raise; disk by the size of the overlay.
 func (d *Driver) Capabilities() sandboxes.Capabilities {
-	return sandboxes.Capabilities{Isolated: true, MemoryLimit: true, ProcessLimit: true, DiskLimit: true, Freeze: true, Layers: true}
-}
-
-// SetNetworkPolicy implements sandboxes.Driver.
-func (d *Driver) SetNetworkPolicy(context.Context, string, sandboxes.NetworkPolicy) error {
-	return fmt.Errorf("%w: these sandboxes have no network", sandboxes.ErrInvalid)
+	networked := d.opts.Network != nil
+	return sandboxes.Capabilities{
+		Isolated: true, Network: networked, NetworkPolicy: networked,
+		MemoryLimit: true, ProcessLimit: true, DiskLimit: true, Freeze: true, Layers: true,
+	}
 }
 
 // Kernelspecs implements sandboxes.Driver.

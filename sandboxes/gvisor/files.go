@@ -26,6 +26,7 @@ const (
 	runName       = "run"         // AgentDir inside
 	agentName     = "kernelagent" // empty; the agent's binary is mounted on it
 	configName    = "agent.json"
+	authorityName = "authority.pem" // of the egress proxy; only with a network
 	socketName    = "agent.sock"
 	pidName       = "sentry.pid"
 )

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/netpolicy"
 )
 
 // SupervisorCommand is the argument that makes a gateway binary act as the
@@ -32,6 +33,10 @@ type Options struct {
 	// Supervisor is the program to run with SupervisorCommand and a directory as
 	// its arguments. Empty means this program.
 	Supervisor string
+	// Network gives sandboxes a network namespace, and holds them to what their
+	// policy lets them reach. Nil means sandboxes without a network, whose agents
+	// listen on Unix sockets, as do all that an ordinary user makes.
+	Network *netpolicy.Network
 	// Defaults are the limits of a Spec that names none. What is zero here too
 	// becomes 2 GiB of memory, 1024 processes, 4 GiB of disk, a quarter of the
 	// memory for /dev/shm, 4096 open files and no CPU limit.

@@ -117,7 +117,7 @@ func boot(ctx context.Context, runsc string, rootless bool) (err error) {
 	}
 
 	// Attached, so that the death of this process or the end of ctx ends it all.
-	args := append(commonFlags(rootless), "--root=.", "--overlay2=none", "--ignore-cgroups", "run", "--bundle", dir, "s")
+	args := append(commonFlags(rootless), "--network=none", "--root=.", "--overlay2=none", "--ignore-cgroups", "run", "--bundle", dir, "s")
 	cmd := exec.CommandContext(ctx, runsc, args...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + safePath}
