@@ -49,7 +49,7 @@ func (f judgedStoreFlags) open(env *environment) (*image.Store, error) {
 	if f.ImageSigners, err = env.file.signers(); err != nil {
 		return nil, err
 	}
-	policy, err := f.policy()
+	policy, err := f.imagePolicy()
 	if err != nil {
 		return nil, err
 	}

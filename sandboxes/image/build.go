@@ -57,6 +57,9 @@ func (s *Store) Build(ctx context.Context, opts BuildOptions) (Image, error) {
 
 func (s *Store) build(ctx context.Context, opts BuildOptions) (Image, error) {
 	p := opts.Progress
+	if _, err := s.policy.allows(localOrigin(opts.Name), ""); err != nil {
+		return Image{}, &RefusedError{opts.Name, err}
+	}
 	in, err := readInputs(opts.Inputs)
 	if err != nil {
 		return Image{}, err
@@ -85,7 +88,7 @@ func (s *Store) build(ctx context.Context, opts BuildOptions) (Image, error) {
 	if !opts.Force && !opts.Check {
 		if img, ok := s.built(ctx, key, opts.Name); ok {
 			p.Say("nothing to do: %s was built from these inputs before", img.Digest)
-			return img, nil
+			return s.complete(ctx, opts, b, img)
 		}
 	}
 	img, clean, err := b.make(ctx, "build")
@@ -103,7 +106,57 @@ func (s *Store) build(ctx context.Context, opts BuildOptions) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
+	if err := s.describe(ctx, b, done.Digest); err != nil {
+		return Image{}, err
+	}
 	return done, s.rememberBuilt(key, done.Digest)
+}
+
+// complete gives an image that was built before what an earlier version of this
+// program did not give it: its seal, and its SBOM.
+func (s *Store) complete(ctx context.Context, opts BuildOptions, b *builder, img Image) (Image, error) {
+	digest, err := v1.NewHash(img.Digest)
+	if err != nil {
+		return Image{}, err
+	}
+	known, err := s.readRecord(digest)
+	if err != nil {
+		return Image{}, err
+	}
+	if known.Tree == nil {
+		opts.Progress.Say("unpacking once more, to compare")
+		stored, err := s.stored(digest)
+		if err != nil {
+			return Image{}, err
+		}
+		if img, err = s.Put(ctx, opts.Name, stored, opts.Progress); err != nil {
+			return Image{}, err
+		}
+	}
+	if _, err := s.artifact(img.Digest, sbomType); err == nil {
+		return img, nil
+	}
+	if b.wheels, err = lockedWheels(b.in.lock, filepath.Join(b.cache, "wheels")); err != nil {
+		return Image{}, err
+	}
+	if have, want := len(b.wheels), len(lockedName.FindAll(b.in.lock, -1)); have != want {
+		opts.Progress.Say("no SBOM: %d of %d wheels are in the cache; build with --force to make one", have, want)
+		return img, nil
+	}
+	return img, s.describe(ctx, b, img.Digest)
+}
+
+// describe writes down what the image is made of.
+func (s *Store) describe(ctx context.Context, b *builder, digest string) error {
+	m := madeOf{digest: digest, inputs: b.key(), arch: b.apt.arch, when: b.when, debs: make(map[string]string), wheels: b.wheels}
+	for i, d := range b.debs {
+		m.debs[d.file] = b.sums[i]
+	}
+	raw, err := m.sbom()
+	if err != nil {
+		return err
+	}
+	return s.putArtifact(ctx, digest, sbomType, raw)
 }
 
 // buildTime honours SOURCE_DATE_EPOCH (reproducible-builds.org).
@@ -126,9 +179,10 @@ type builder struct {
 	when  time.Time
 	p     *Progress
 
-	apt  *apt
-	debs []deb
-	sums []string // SHA-256 of each of debs
+	apt    *apt
+	debs   []deb
+	sums   []string          // SHA-256 of each of debs
+	wheels map[string]string // installed wheels, with their SHA-256
 }
 
 func (b *builder) fetchPackages(ctx context.Context) error {
@@ -185,10 +239,10 @@ func (b *builder) make(ctx context.Context, name string) (img v1.Image, clean fu
 	if err := os.MkdirAll(rootfs, 0o755); err != nil {
 		return nil, nil, err
 	}
-	clean = func() { os.RemoveAll(work) } // if it fails the next build does it
+	remove := func() { os.RemoveAll(work) } // if it fails the next build does it
 	defer func() {
 		if err != nil {
-			clean()
+			remove()
 		}
 	}()
 	if err := mergeDebs(ctx, rootfs, b.apt, b.debs, b.p); err != nil {
@@ -206,7 +260,7 @@ func (b *builder) make(ctx context.Context, name string) (img v1.Image, clean fu
 		return nil, nil, err
 	}
 	img, err = b.assemble(layer)
-	return img, clean, err
+	return img, remove, err
 }
 
 func (b *builder) addPython(ctx context.Context, rootfs, work string) error {
@@ -215,11 +269,10 @@ func (b *builder) addPython(ctx context.Context, rootfs, work string) error {
 		return err
 	}
 	wheels := filepath.Join(b.cache, "wheels")
-	have, err := py.wheels(ctx, b.in.lock, wheels, b.p)
-	if err != nil {
+	if b.wheels, err = py.wheels(ctx, b.in.lock, wheels, b.p); err != nil {
 		return err
 	}
-	b.p.Say("installing %d wheels", len(have))
+	b.p.Say("installing %d wheels", len(b.wheels))
 	if err := py.install(ctx, b.in.lock, wheels, b.p); err != nil {
 		return err
 	}

@@ -124,4 +124,6 @@ func (l layoutSource) tagged(tag string) (*v1.Manifest, error) {
 	return nil, nil
 }
 
-func (l layoutSource) blob(desc v1.Descriptor) (io.ReadCloser, error) { return l.path.Blob(desc.Digest) }
+func (l layoutSource) blob(desc v1.Descriptor) (io.ReadCloser, error) {
+	return l.path.Blob(desc.Digest)
+}

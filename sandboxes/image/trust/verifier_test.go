@@ -108,7 +108,7 @@ func TestSubjectPatternMatchesTheWholeSubject(t *testing.T) {
 	s := newSigstore(t)
 	v := newVerifier(t, Options{Root: s.root, Identities: []Identity{{Issuer: issuer, SubjectPattern: `https://code\.example\.org/team/[a-z/.]+@refs/heads/main`}}})
 	for who, want := range map[string]string{
-		subject: "",
+		subject:                                "",
 		"https://evil.example.org/?" + subject: "made by https://evil.example.org",
 		subject + "-not":                       "made by https://code.example.org",
 	} {
@@ -235,7 +235,7 @@ func TestUnusableOptionsSayWhy(t *testing.T) {
 	_, public := newKey(t)
 	s := newSigstore(t)
 	for want, opts := range map[string]Options{
-		"nobody may sign": {},
+		"nobody may sign":             {},
 		"cannot use key broken.pub: ": {Keys: []Key{{Name: "broken.pub", PEM: []byte("-----BEGIN")}}},
 		"needs a trust root":          {Keys: []Key{{Name: "k", PEM: public, Log: true}}},
 		"identities need a trust":     {Identities: team()},
