@@ -46,9 +46,13 @@ started=$(date +%s)
 			-o "../../$new/" "$program"
 	done
 )
-# By its name the driver takes it for Kata's.
-mkdir -p "$bin/kata"
-mv -f "$new/fakekata" "$bin/kata/containerd-shim-kata-v2"
+# By its name the driver takes it for Kata; the directory says which of the two.
+
+for flavour in go rs; do
+	mkdir -p "$bin/kata/$flavour"
+	cp "$new/fakekata" "$new/shim"
+	mv -f "$new/shim" "$bin/kata/$flavour/containerd-shim-kata-v2"
+done
 mv -f "$new/containerd" "$new/containerd-shim-runc-v2" "$bin/"
 echo "$want" >"$stamp"
 echo "built $bin/containerd in $(($(date +%s) - started)) s" >&2

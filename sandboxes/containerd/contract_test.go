@@ -1,6 +1,9 @@
 package containerd_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -53,4 +56,23 @@ func killTask(t testing.TB, admin *client.Client, name string) {
 	if err := task.Kill(t.Context(), syscall.SIGKILL); err != nil {
 		t.Fatalf("cannot kill %s: %v", name, err)
 	}
+}
+
+// TestContractKataGoFake and TestContractKataRustFake run with a shim that does
+// what Kata's two shims do differently (tools/containerd/fakekata).
+func TestContractKataGoFake(t *testing.T) { contract(t, v2(), fakeKata(t, "go")) }
+
+func TestContractKataRustFake(t *testing.T) { contract(t, v2(), fakeKata(t, "rs")) }
+
+// fakeKata is the path of the fake shim of a flavour, "go" or "rs".
+func fakeKata(t testing.TB, flavour string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(toolsDir, "kata", flavour, "containerd-shim-kata-v2"))
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		notChecked(t, fmt.Sprintf("the fake Kata shim is missing (%v); scripts/setup-containerd.sh builds it", err))
+	}
+	return path
 }

@@ -57,13 +57,23 @@ func (d *Driver) destroy(ctx context.Context, id string) error {
 // agent goes first: a shim of Kata that loses its pod before stays for ever.
 func (d *Driver) remove(ctx context.Context, id string) error {
 	pod, work := podName(id), workName(id)
-	for _, name := range []string{work, pod} {
-		if err := d.removeContainer(ctx, name); err != nil {
+	for again := true; again; {
+		for _, name := range []string{work, pod} {
+			if err := d.removeContainer(ctx, name); err != nil {
+				return err
+			}
+		}
+		if err := d.cleanHost(ctx, id); err != nil {
 			return err
 		}
-	}
-	if err := d.cleanHost(ctx, id); err != nil {
-		return err
+		// A gateway that was killed in the middle of a create may have left
+		// containerd one that was still going on.
+		again = false
+		for _, name := range []string{work, pod} {
+			if _, err := d.state(ctx, name); !errdefs.IsNotFound(err) {
+				again = ctx.Err() == nil
+			}
+		}
 	}
 	for _, key := range []string{work, pod} {
 		if err := d.snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {

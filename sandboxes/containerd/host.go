@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,8 +35,22 @@ func (d *Driver) cleanHost(ctx context.Context, id string) error {
 			}
 		}
 	}
-	return removeGroups(pod)
+	if err := removeGroups(ctx, pod); err != nil {
+		return err
+	}
+	if !d.runtime.kata {
+		// Of a runc that was killed before it had written anything there.
+		for _, name := range []string{pod, pod + workSuffix} {
+			if err := os.RemoveAll(filepath.Join(runcRoot, d.opts.Namespace, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
+
+// runcRoot is where containerd's shim has runc keep its state.
+const runcRoot = "/run/containerd/runc"
 
 // endProcesses returns when no shim and no machine of the sandbox runs. A shim
 // ends by itself soon after its last task; of a shim of runtime-rs that was
@@ -219,7 +234,7 @@ const groupDepth = 2
 
 // removeGroups removes the control groups of a pod's containers. runc removes its
 // own; Kata leaves empty ones with "kata_" before the name.
-func removeGroups(pod string) error {
+func removeGroups(ctx context.Context, pod string) error {
 	base := strings.TrimPrefix(cgroupName(pod), "/")
 	ours := func(name string) bool {
 		name = strings.TrimPrefix(strings.TrimPrefix(name, "kata_"), "vcpu")
@@ -230,7 +245,7 @@ func removeGroups(pod string) error {
 		return err
 	}
 	for _, root := range roots {
-		if err := removeGroupsIn(root, groupDepth, ours); err != nil {
+		if err := removeGroupsIn(ctx, root, groupDepth, ours); err != nil {
 			return err
 		}
 	}
@@ -254,7 +269,7 @@ func groupRoots() ([]string, error) {
 	return roots, nil
 }
 
-func removeGroupsIn(dir string, depth int, ours func(name string) bool) error {
+func removeGroupsIn(ctx context.Context, dir string, depth int, ours func(name string) bool) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -269,11 +284,11 @@ func removeGroupsIn(dir string, depth int, ours func(name string) bool) error {
 		path := filepath.Join(dir, e.Name())
 		switch {
 		case ours(e.Name()):
-			if err := removeGroup(path); err != nil {
+			if err := removeGroup(ctx, path); err != nil {
 				return err
 			}
 		case depth > 1 && strings.HasPrefix(e.Name(), "kata"):
-			if err := removeGroupsIn(path, depth-1, ours); err != nil {
+			if err := removeGroupsIn(ctx, path, depth-1, ours); err != nil {
 				return err
 			}
 		}
@@ -281,20 +296,35 @@ func removeGroupsIn(dir string, depth int, ours func(name string) bool) error {
 	return nil
 }
 
-// removeGroup removes a control group and the groups in it. Its processes are
-// dead; the kernel may still need a moment to let go of them.
-func removeGroup(dir string) error {
-	if err := removeGroupsIn(dir, 1, func(string) bool { return true }); err != nil {
+// removeGroup removes a control group and the groups in it. A process that is
+// still in it is the sandbox's, as the first steps of runc are whose shim was
+// interrupted; of a dead one the kernel may need a moment to let go.
+func removeGroup(ctx context.Context, dir string) error {
+	if err := removeGroupsIn(ctx, dir, 1, func(string) bool { return true }); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for {
 		err := unix.Rmdir(dir)
 		if err == nil || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return fmt.Errorf("cannot remove control group %s: %w", dir, err)
+		if !errors.Is(err, unix.EBUSY) || ctx.Err() != nil {
+			return fmt.Errorf("cannot remove control group %s: %w", dir, errors.Join(err, ctx.Err()))
 		}
-		time.Sleep(5 * time.Millisecond)
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, text := range strings.Fields(string(procs)) {
+			if pid, err := strconv.Atoi(text); err == nil && pid > 0 {
+				if p, err := hostproc.Identify(pid); err == nil {
+					_ = p.Kill() // tried again until the group is empty
+				}
+			}
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+		}
 	}
 }

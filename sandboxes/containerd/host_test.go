@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -236,6 +237,7 @@ func (d *daemon) options(t testing.TB, stateDir string) containerd.Options {
 	return containerd.Options{
 		Address: d.socket(), Namespace: namespace, StateDir: stateDir,
 		AgentPath: realAgent(t), Images: realImages(t), Network: network(t),
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 }
 
