@@ -19,7 +19,7 @@ import (
 // embedded is the handlers over the store that people have by default.
 func embedded(b *testing.B) *httptest.Server {
 	b.Helper()
-	server, err := s3embed.Start(context.Background(), filepath.Join(b.TempDir(), "s3"))
+	server, err := s3embed.Start(context.Background(), filepath.Join(b.TempDir(), "s3"), nil)
 	if err != nil {
 		b.Skipf("no embedded storage here: %v", err)
 	}

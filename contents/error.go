@@ -73,7 +73,7 @@ func failed(err error, path string) error {
 		answered.Message = fmt.Sprintf("A rename of %s, or of a directory that it is in, is under way; try again in a moment", path)
 	case errors.Is(err, ErrFull):
 		answered.Status, answered.Reason = http.StatusInsufficientStorage, "full"
-		answered.Message = "The disk of the file storage is full: nothing was changed, and what was saved before is safe. Emptying the trash makes room; otherwise whoever runs the server has to"
+		answered.Message = "The disk of the file storage is full; what was saved before is safe. Emptying the trash and removing old versions makes room, if there are any; otherwise whoever runs the server has to"
 	case errors.Is(err, ErrUnavailable):
 		answered.Status, answered.RetryAfter = http.StatusServiceUnavailable, 2
 		answered.Message = "The file storage does not answer; nothing is lost, try again"

@@ -33,8 +33,8 @@ var (
 	// change was not made, or it is not known: trying again is right.
 	ErrUnavailable = errors.New("the file storage does not answer")
 	// ErrFull: the storage has no room left, whatever the workspace may hold. The
-	// change was not made, and trying again does not help before somebody makes
-	// room.
+	// change was not made, or not all of a directory was deleted, and trying again
+	// does not help before somebody makes room.
 	ErrFull = errors.New("the file storage is full")
 	// ErrInvalid: a path that cannot be stored; the text says why.
 	ErrInvalid = errors.New("invalid path")

@@ -33,6 +33,7 @@ import (
 //   - If-None-Match: * is fulfilled by an object that was deleted, and If-Match
 //     is not;
 //   - an older version keeps its time, and a delete marker has one;
+//   - the last of a disk is for what is small, so that deletions are possible;
 //   - no version is listed twice;
 //   - a copy obeys If-None-Match.
 type directory struct {
@@ -167,6 +168,9 @@ func (d *directory) PutObject(ctx context.Context, in s3response.PutObjectInput)
 // object, and syncs it.
 func (d *directory) write(ctx context.Context, in s3response.PutObjectInput, prepare func(*os.File) error) (s3response.PutObjectOutput, error) {
 	key := aws.ToString(in.Key)
+	if err := d.hasRoom(in); err != nil {
+		return s3response.PutObjectOutput{}, err
+	}
 	ifMatch, ifNoneMatch := in.IfMatch, in.IfNoneMatch
 	in.Bucket, in.IfMatch, in.IfNoneMatch = d.at(in.Bucket), nil, nil
 	release := func() {}
@@ -273,8 +277,9 @@ func trimmed(etag *string) *string {
 	return aws.String(strings.Trim(*etag, `"`))
 }
 
-// DeleteObjects deletes as DeleteObject does, several at a time.
-func (d *directory) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) (s3response.DeleteResult, error) {
+// deleteObjects deletes as DeleteObject does, several at a time. told is what is
+// answered of an object that failed.
+func (d *directory) deleteObjects(ctx context.Context, in *s3.DeleteObjectsInput, told func(err error, key *string) error) (s3response.DeleteResult, error) {
 	deleted := make([]*types.DeletedObject, len(in.Delete.Objects))
 	failed := make([]*types.Error, len(in.Delete.Objects))
 	var group sync.WaitGroup
@@ -292,7 +297,7 @@ func (d *directory) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput
 				out, err = d.mark(ctx, one)
 			}
 			if err != nil {
-				e := s3err.ObjectDeleteError(object.Key, object.VersionId, err)
+				e := s3err.ObjectDeleteError(object.Key, object.VersionId, told(err, object.Key))
 				failed[i] = &e
 				return
 			}

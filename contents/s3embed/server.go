@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -55,11 +56,15 @@ type Server struct {
 // Start serves the objects in dir, which is made when it is not there. One
 // program serves a directory at a time, and one server runs in a program. Objects
 // are plain files in dir/objects, for those who look; only the server may write
-// there. It needs a file system with extended attributes, and refuses others.
-func Start(ctx context.Context, dir string) (*Server, error) {
+// there. It needs a file system with extended attributes, and refuses others. log is
+// told what fails; nil discards that.
+func Start(ctx context.Context, dir string, log *slog.Logger) (*Server, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the directory for the embedded S3 server: %w", err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
 	layout := layoutOf(dir)
 	if err := layout.make(); err != nil {
@@ -77,7 +82,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 		AccessKey: rand.Text(), SecretKey: rand.Text(),
 		lock: lock, ended: make(chan struct{}),
 	}
-	if err := s.start(ctx, layout); err != nil {
+	if err := s.start(ctx, layout, log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return s, nil
@@ -100,7 +105,7 @@ func (s *Server) answers(ctx context.Context) error {
 	return resp.Body.Close()
 }
 
-func (s *Server) start(ctx context.Context, layout layout) (err error) {
+func (s *Server) start(ctx context.Context, layout layout, log *slog.Logger) (err error) {
 	s.backend, err = openDirectory(layout)
 	if err != nil {
 		return err
@@ -126,7 +131,7 @@ func (s *Server) start(ctx context.Context, layout layout) (err error) {
 	listening := make(chan struct{})
 	go func() {
 		defer close(s.ended)
-		s.err = embedgw.RunVersityGW(serving, s.backend, &embedgw.Config{
+		s.err = embedgw.RunVersityGW(serving, telling{s.backend, log}, &embedgw.Config{
 			RootUserAccess: s.AccessKey, RootUserSecret: s.SecretKey, Region: region,
 			Ports: []string{socket}, Quiet: true, KeepAlive: true, DisableACLs: true,
 			MaxConnections: 10_000, MaxRequests: 1000, MultipartMaxParts: 10_000,

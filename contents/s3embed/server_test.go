@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	"github.com/pkg/xattr"
 	"go.uber.org/goleak"
 
 	"kernelgw/contents/s3embed"
@@ -40,7 +42,7 @@ type client struct {
 
 func start(t *testing.T, dir string) (*s3embed.Server, client) {
 	t.Helper()
-	server, err := s3embed.Start(ctxOf(t), dir)
+	server, err := s3embed.Start(ctxOf(t), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +149,7 @@ func TestTheProgramIsLeftAlone(t *testing.T) {
 	stdout := os.Stdout
 	os.Stdout = w
 	begin := time.Now()
-	server, err := s3embed.Start(ctxOf(t), t.TempDir())
+	server, err := s3embed.Start(ctxOf(t), t.TempDir(), nil)
 	took := time.Since(begin)
 	if err != nil {
 		os.Stdout = stdout
@@ -182,10 +184,50 @@ func TestTheProgramIsLeftAlone(t *testing.T) {
 	}
 }
 
+// What fails inside is told to the log, and the standard error is left alone.
+func TestFailuresAreLogged(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr := os.Stderr
+	os.Stderr = w
+	defer func() { os.Stderr = stderr }()
+	var logged bytes.Buffer
+	dir := t.TempDir()
+	server, err := s3embed.Start(ctxOf(t), dir, slog.New(slog.NewTextHandler(&logged, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := clientOf(t, server, server.SecretKey)
+	c.mustPut("k", "v")
+	// Somebody damages an object behind the server's back.
+	found, err := filepath.Glob(filepath.Join(dir, "objects", "*", "k"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	if err := xattr.Remove(found[0], "user.version-id"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.put("k", "w")
+	wantCode(t, "a put over a damaged object", err, "InternalError")
+	if err := server.Close(); err != nil {
+		t.Error(err)
+	}
+	os.Stderr = stderr
+	w.Close()
+	if printed, err := io.ReadAll(r); err != nil || len(printed) > 0 {
+		t.Errorf("printed %q, %v", printed, err)
+	}
+	if !strings.Contains(logged.String(), "key=k ") || !strings.Contains(logged.String(), "PutObject") {
+		t.Errorf("logged %q", logged.String())
+	}
+}
+
 func TestADirectoryIsServedOnce(t *testing.T) {
 	dir := t.TempDir()
 	server, _ := start(t, dir)
-	if _, err := s3embed.Start(ctxOf(t), dir); err == nil || !strings.Contains(err.Error(), "another kernelgw") {
+	if _, err := s3embed.Start(ctxOf(t), dir, nil); err == nil || !strings.Contains(err.Error(), "another kernelgw") {
 		t.Errorf("a second start: %v", err)
 	}
 	if err := server.Close(); err != nil {
@@ -208,7 +250,7 @@ func TestAFileSystemWithoutAttributesIsRefused(t *testing.T) {
 			t.Errorf("umount: %v: %s", err, out)
 		}
 	}()
-	_, err := s3embed.Start(ctxOf(t), dir)
+	_, err := s3embed.Start(ctxOf(t), dir, nil)
 	if err == nil || !strings.Contains(err.Error(), "extended attributes") || !strings.Contains(err.Error(), "choose a data directory") {
 		t.Errorf("the error is %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -42,7 +43,7 @@ const movedFiles = 500
 
 func runCrashTask(task string) error {
 	ctx := context.Background()
-	server, err := s3embed.Start(ctx, os.Getenv(crashDir))
+	server, err := s3embed.Start(ctx, os.Getenv(crashDir), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {
 		return err
 	}
@@ -203,6 +204,58 @@ var crashTasks = map[string]func(ctx context.Context, s *s3store.Store, m *morta
 		}
 		return group.Wait()
 	},
+	// fillup saves until the disk is full, and looks at what that does.
+	"fillup": func(ctx context.Context, s *s3store.Store, _ *mortal) error {
+		large := strings.Repeat("0123456789abcdef", 1<<16)
+		none := contents.Match{}
+		for _, path := range []string{"gone", "d/large", "d/small"} {
+			content := large
+			if path == "d/small" {
+				content = "small"
+			}
+			if err := put(ctx, s, "w", path, content, contents.PutOptions{Parents: true}); err != nil {
+				return err
+			}
+		}
+		if _, err := s.MakeCheckpoint(ctx, "w", "d/small", "ann", ""); err != nil {
+			return err
+		}
+		if err := s.Delete(ctx, "w", "gone", "ann", none); err != nil {
+			return err
+		}
+		var err error
+		saved := 0
+		for ; err == nil && saved < 100; saved++ {
+			err = put(ctx, s, "w", fmt.Sprint("f", saved), fmt.Sprint(saved, large), contents.PutOptions{})
+		}
+		saved--
+		if !errors.Is(err, contents.ErrFull) || errors.Is(err, contents.ErrUnavailable) {
+			return fmt.Errorf("after %d saves the error is %w, want ErrFull", saved, err)
+		}
+		for i := range saved {
+			got, err := read(ctx, s, "w", fmt.Sprint("f", i), "")
+			if err != nil || got != fmt.Sprint(i, large) {
+				return fmt.Errorf("f%d has %d bytes on a full disk: %w", i, len(got), err)
+			}
+		}
+		// A move that finds no room has not happened, and does not happen later.
+		if _, err := s.Move(ctx, "w", "d", "e", "ann", none); !errors.Is(err, contents.ErrFull) {
+			return fmt.Errorf("a move of a large file on a full disk: %w, want ErrFull", err)
+		}
+		if err := s.Purge(ctx, "w", ""); err != nil {
+			return fmt.Errorf("on a full disk: %w", err)
+		}
+		if err := put(ctx, s, "w", "again", large, contents.PutOptions{}); err != nil {
+			return err
+		}
+		if _, err := s.Stat(ctx, "w", "e"); !errors.Is(err, contents.ErrNotFound) {
+			return fmt.Errorf("what a move left at its end: %w, want ErrNotFound", err)
+		}
+		return errors.Join(
+			listIs(ctx, s, "w", "d", "d/large", "d/small"),
+			versionsAre(ctx, s, "w", "d/large", large), checkpointsAre(ctx, s, "w", "d/small", 1),
+		)
+	},
 	// written reads the acknowledged versions that are on standard input.
 	"written": func(ctx context.Context, s *s3store.Store, _ *mortal) error {
 		lines := bufio.NewScanner(os.Stdin)
@@ -334,6 +387,21 @@ func TestASaveSurvivesAKill(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A full disk is told as such, not as a storage that does not answer: trying again
+// would not help. Emptying the trash does.
+func TestAFullDiskIsTold(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("full", dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skipf("NOT CHECKED: a full disk; nothing can be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	crash(t, dir, "fillup", 0, "")
 }
 
 // Every version that was acknowledged is there after a kill at any time.

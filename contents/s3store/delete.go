@@ -64,6 +64,16 @@ func (s *Store) delete(ctx context.Context, w *workspace, path, author string) e
 	return err
 }
 
+// run deletes all, or what there is room in the trash to delete: to finish that
+// once there is room again would surprise whoever was told that there is none.
+func (d *deletion) run(ctx context.Context) error {
+	err := d.all(ctx)
+	if errors.Is(err, contents.ErrFull) && d.begun {
+		err = errors.Join(err, d.store.remove(ctx, d.store.journalKey(d.w, d.id)))
+	}
+	return err
+}
+
 // deletion is of a directory, whose path is claimed. It goes through the listing
 // once, and removes so many files at a time, so that it needs as little memory for
 // many as for few, and nothing else of the workspace waits for it.
@@ -78,7 +88,7 @@ type deletion struct {
 	directories []string
 }
 
-func (d *deletion) run(ctx context.Context) error {
+func (d *deletion) all(ctx context.Context) error {
 	paths, err := d.store.recorded(ctx, d.w, d.From)
 	if err != nil {
 		return err

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -175,8 +175,41 @@ func (s *Store) vacant(ctx context.Context, w *workspace, path string) error {
 }
 
 // carryOut does, or finishes, a move whose journal is written and whose paths are
-// claimed.
+// claimed. When there is no room for it, nothing has happened, and there is no
+// journal any more.
 func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, again bool) error {
+	b, err := s.bring(ctx, w, j, t, again)
+	if errors.Is(err, contents.ErrFull) {
+		return errors.Join(err, s.takeBack(ctx, w, j, t))
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.removeRecords(ctx, w, b.recorded); err != nil {
+		return err
+	}
+	if err := s.leave(ctx, w, t, b.below); err != nil {
+		return err
+	}
+	if err := s.remove(ctx, s.journalKey(w, j.id)); err != nil {
+		return err
+	}
+	t.tellDeleted(w)
+	for _, e := range b.arrived {
+		w.feed.publish(contents.Change{Path: e.Path, Entry: e, Source: "move"})
+	}
+	return nil
+}
+
+// brought is what a move has copied.
+type brought struct {
+	arrived  []contents.Entry
+	below    map[string]under // the latest versions of the files where they were, by path
+	recorded []string         // where checkpoints were
+}
+
+// bring makes the copies of what is moved, with its checkpoints.
+func (s *Store) bring(ctx context.Context, w *workspace, j journal, t *tree, again bool) (b brought, err error) {
 	for _, path := range t.directories {
 		path = t.rebased(path, j.To)
 		if again {
@@ -185,43 +218,72 @@ func (s *Store) carryOut(ctx context.Context, w *workspace, j journal, t *tree, 
 			}
 		}
 		if err := s.mark(ctx, w, path); err != nil {
-			return err
+			return b, err
 		}
 	}
-	below, err := s.belowLatest(ctx, w, t)
-	if err != nil {
-		return err
+	if b.below, err = s.belowLatest(ctx, w, t); err != nil {
+		return b, err
 	}
 	moved := make([]relocated, len(t.files))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for i, f := range t.files {
 		group.Go(func() (err error) {
-			moved[i], err = s.moveFile(groupCtx, w, j, f, below[f.path].link, t.rebased(f.path, j.To), again)
+			moved[i], err = s.moveFile(groupCtx, w, j, f, b.below[f.path].link, t.rebased(f.path, j.To), again)
 			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return b, err
+	}
+	if b.recorded, err = s.bringRecords(ctx, w, j, t, moved); err != nil {
+		return b, err
+	}
+	b.arrived, err = s.arrived(ctx, w, j, t)
+	return b, err
+}
+
+// takeBack removes what bring has made, and the journal. That needs no room: the
+// copies are removed for good, which their files are not.
+func (s *Store) takeBack(ctx context.Context, w *workspace, j journal, t *tree) error {
+	copies := make([]identifier, len(t.files))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i, f := range t.files {
+		group.Go(func() error {
+			key := s.base(w.name) + filesPart + fileKey(t.rebased(f.path, j.To))
+			s.known.forget(key)
+			there, err := s.head(groupCtx, key, "")
+			if err == nil && there.move == j.moveMark(f) {
+				copies[i] = identifier{key, there.version}
+			} else if err != nil && !errors.Is(err, contents.ErrNotFound) {
+				return err
+			}
+			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if err := s.moveRecords(ctx, w, j, t, moved); err != nil {
+	copies = slices.DeleteFunc(copies, func(id identifier) bool { return id.key == "" })
+	if err := s.removeAll(ctx, copies); err != nil {
 		return err
 	}
-	arrived, err := s.arrived(ctx, w, j, t)
+	paths, err := s.recorded(ctx, w, j.To)
 	if err != nil {
 		return err
 	}
-	if err := s.leave(ctx, w, t, below); err != nil {
+	if err := s.removeRecords(ctx, w, paths); err != nil {
 		return err
 	}
-	if err := s.remove(ctx, s.journalKey(w, j.id)); err != nil {
+	var directories []string
+	for _, path := range t.directories {
+		directories = append(directories, t.rebased(path, j.To))
+	}
+	if err := s.unmark(ctx, w, directories); err != nil {
 		return err
 	}
-	t.tellDeleted(w)
-	for _, e := range arrived {
-		w.feed.publish(contents.Change{Path: e.Path, Entry: e, Source: "move"})
-	}
-	return nil
+	return s.remove(ctx, s.journalKey(w, j.id))
 }
 
 // tellDeleted publishes that a tree has moved away, from below.
@@ -379,18 +441,17 @@ func (s *Store) moveFile(ctx context.Context, w *workspace, j journal, f treeFil
 	return s.relocate(ctx, w, f, below, to, "move", j.moveMark(f))
 }
 
-// moveRecords brings checkpoints to where their files are now.
-func (s *Store) moveRecords(ctx context.Context, w *workspace, j journal, t *tree, moved []relocated) error {
+// bringRecords copies checkpoints to where their files are now, and returns the
+// paths where they were.
+func (s *Store) bringRecords(ctx context.Context, w *workspace, j journal, t *tree, moved []relocated) (recorded []string, err error) {
 	records, err := s.records(ctx, w, j.From)
 	if err != nil || len(records) == 0 {
-		return err
+		return nil, err
 	}
 	byPath := map[string]relocated{}
 	for _, m := range moved {
 		byPath[m.oldPath] = m
 	}
-	var mu sync.Mutex
-	var gone []identifier
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for path, r := range records {
@@ -400,16 +461,10 @@ func (s *Store) moveRecords(ctx context.Context, w *workspace, j journal, t *tre
 			} else if there, _, err := s.record(groupCtx, w, t.rebased(path, j.To)); err != nil || !there.empty() {
 				return err // it was brought before the store was killed
 			}
-			mu.Lock()
-			gone = append(gone, identifier{key: s.recordKey(w, path)})
-			mu.Unlock()
 			return s.putRecord(groupCtx, w, t.rebased(path, j.To), r)
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return s.removeAll(ctx, gone)
+	return slices.Collect(maps.Keys(records)), group.Wait()
 }
 
 // arrived makes sure that all files are where they were copied to, before they
@@ -515,7 +570,11 @@ func (s *Store) finish(ctx context.Context, w *workspace, j journal) error {
 	default:
 		// What is left of a directory: its marker goes last.
 		if _, err := s.directory(ctx, w, j.From); errors.Is(err, contents.ErrNotFound) {
-			if err := s.moveRecords(ctx, w, j, t, nil); err != nil {
+			recorded, err := s.bringRecords(ctx, w, j, t, nil)
+			if err != nil {
+				return err
+			}
+			if err := s.removeRecords(ctx, w, recorded); err != nil {
 				return err
 			}
 			return s.remove(ctx, s.journalKey(w, j.id))

@@ -68,7 +68,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	server, err := s3embed.Start(context.Background(), filepath.Join(dir, "embedded"))
+	server, err := s3embed.Start(context.Background(), filepath.Join(dir, "embedded"), nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
