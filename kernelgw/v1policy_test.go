@@ -2,7 +2,6 @@ package kernelgw_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -305,31 +304,4 @@ func TestAServerWithoutPoliciesSaysSo(t *testing.T) {
 			t.Errorf("GET %s: %q", path, e.Message)
 		}
 	}
-}
-
-// What a policy is read as, it is written as.
-func FuzzPolicy(f *testing.F) {
-	for _, s := range []string{`{}`, `{"network": {"egress": "none", "allow": ["a.example.org"]}}`, `{"limits": {"cpus": 1e2}}`, `{"image": null}`, `{"limits": {"processes": 1}}x`} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		p, err := policies.Parse([]byte(text))
-		if err != nil {
-			if !errors.Is(err, policies.ErrInvalid) || len(err.Error()) > 1000 {
-				t.Fatalf("Parse(%q): %v", text, err)
-			}
-			return
-		}
-		again, err := json.Marshal(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		q, err := policies.Parse(again)
-		if err != nil {
-			t.Fatalf("Parse(%s), made of %q: %v", again, text, err)
-		}
-		if once, _ := json.Marshal(q); string(once) != string(again) {
-			t.Fatalf("%s became %s", again, once)
-		}
-	})
 }

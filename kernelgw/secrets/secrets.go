@@ -257,16 +257,16 @@ func (s *Secrets) Reseal(ctx context.Context) (n int, err error) {
 
 // load reads a workspace's document.
 func (s *Secrets) load(ctx context.Context, workspace string) (document, uint64, error) {
-	doc := document{Secrets: map[string]entry{}}
 	stored, err := s.o.Store.Get(ctx, registry.Secrets, workspace)
 	if errors.Is(err, registry.ErrNotFound) {
-		return doc, 0, nil
+		return document{Secrets: map[string]entry{}}, 0, nil
 	}
 	if err != nil {
-		return doc, 0, fmt.Errorf("cannot read the secrets of workspace %s: %w", workspace, err)
+		return document{}, 0, fmt.Errorf("cannot read the secrets of workspace %s: %w", workspace, err)
 	}
+	var doc document
 	if err := json.Unmarshal(stored.Value, &doc); err != nil || doc.Secrets == nil {
-		return doc, 0, fmt.Errorf("the secrets of workspace %s in the registry are damaged", workspace)
+		return document{}, 0, fmt.Errorf("the secrets of workspace %s in the registry are damaged", workspace)
 	}
 	return doc, stored.Version, nil
 }
