@@ -11,6 +11,7 @@ package conformance
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"regexp"
@@ -94,6 +95,11 @@ func (tg *target) sharedKernel(t testing.TB) string {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// Checks wait more than they compute.
+	if err := flag.Set("test.parallel", "5"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	for _, p := range started {
 		if err := p.Close(); err != nil {

@@ -34,6 +34,7 @@ func (s *Server) TryPlain(t testing.TB, path string, header http.Header) (*Plain
 		return nil, resp, err
 	}
 	w := &Plain{conn: conn, frames: make(chan json.RawMessage, 10_000)}
+	answerPings(conn)
 	go w.read()
 	t.Cleanup(w.Close)
 	return w, resp, nil

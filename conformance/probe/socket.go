@@ -96,9 +96,20 @@ func (s *Server) TryDial(t testing.TB, kernel string, d Dialing) (*Socket, *http
 	if w.session == "" {
 		w.session = ID()
 	}
+	answerPings(conn)
 	go w.read()
 	t.Cleanup(w.Drop)
 	return w, resp, nil
+}
+
+// answerPings gives answers the time that everything has: the library's own end
+// the connection when a busy machine takes a second for one. What cannot be
+// answered ends nothing: what the server said last is still to be read.
+func answerPings(conn *websocket.Conn) {
+	conn.SetPingHandler(func(payload string) error {
+		_ = conn.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(Patience))
+		return nil
+	})
 }
 
 // Dial is TryDial for a kernel that must be there.
