@@ -21,7 +21,7 @@ func TestContractRuncDebian(t *testing.T) { contract(t, debian(), "runc") }
 func TestContractRuncV2(t *testing.T) { contract(t, v2(), "runc") }
 
 func contract(t *testing.T, d *daemon, runtime string) {
-	d.start(t)
+	d = d.start(t)
 	admin := d.client(t)
 	sandboxtest.Run(t, func(t *testing.T) sandboxtest.Harness {
 		return sandboxtest.Harness{

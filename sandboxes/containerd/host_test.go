@@ -74,17 +74,39 @@ func notChecked(t testing.TB, why string) {
 
 func (d *daemon) env() string { return "KERNELGW_TEST_CONTAINERD_" + d.name }
 
-// start starts the daemon and stops it when the test ends. In a child process
-// of a test that has one, it is the parent's.
-func (d *daemon) start(t testing.TB) {
+// daemons are those that run, by name. They serve all tests: to unpack an image
+// takes long.
+var daemons = map[string]*daemon{}
+
+// start returns the running daemon, and checks when the test ends that it left
+// no shim. In a child process of a test that has one, it is the parent's.
+func (d *daemon) start(t testing.TB) *daemon {
 	t.Helper()
-	need(t, d)
-	if dir := os.Getenv(d.env()); dir != "" {
+	if dir := os.Getenv(d.env()); dir != "" && daemons[d.name] == nil {
 		d.dir = dir
-		return
+		return d
 	}
-	d.dir = shortTempDir(t)
-	t.Setenv(d.env(), d.dir)
+	need(t, d)
+	if running := daemons[d.name]; running != nil {
+		d = running
+	} else {
+		d.make(t)
+	}
+	t.Cleanup(func() {
+		for _, pid := range d.shims() {
+			t.Errorf("left running: process %d: %s", pid, cmdline(pid))
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	return d
+}
+
+func (d *daemon) make(t testing.TB) {
+	t.Helper()
+	var err error
+	if d.dir, err = os.MkdirTemp("", "kc"); err != nil {
+		t.Fatal(err)
+	}
 	config := d.config + fmt.Sprintf(`root = %q
 state = %q
 [grpc]
@@ -96,10 +118,22 @@ address = %q
 		t.Fatal(err)
 	}
 	d.boot(t)
-	t.Cleanup(func() {
-		d.kill(t, syscall.SIGTERM)
-		d.endShims(t)
-	})
+	daemons[d.name] = d
+	if err := os.Setenv(d.env(), d.dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stop ends the daemon for good and says what is left of it.
+func (d *daemon) stop() error {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.stopped:
+	case <-time.After(20 * time.Second):
+		_ = d.cmd.Process.Kill()
+		<-d.stopped
+	}
+	return os.RemoveAll(d.dir) // a mount that is left is in the way
 }
 
 func (d *daemon) socket() string { return filepath.Join(d.dir, "c.sock") }
@@ -146,25 +180,21 @@ func (d *daemon) log() string {
 	return string(data[max(0, len(data)-3000):])
 }
 
-func (d *daemon) kill(t testing.TB, signal syscall.Signal) {
-	t.Helper()
-	_ = d.cmd.Process.Signal(signal)
-	select {
-	case <-d.stopped:
-	case <-time.After(20 * time.Second):
-		t.Errorf("containerd %s does not end", d.name)
-		_ = d.cmd.Process.Kill()
-		<-d.stopped
-	}
+// kill ends the daemon as kill -9 does. Its shims live on.
+func (d *daemon) kill() {
+	_ = d.cmd.Process.Kill()
+	<-d.stopped
 }
 
-// endShims ends the shims of this daemon, of which a good test left none.
-func (d *daemon) endShims(t testing.TB) {
-	t.Helper()
+// shims lists the shims of this daemon.
+func (d *daemon) shims() []int {
+	var found []int
 	for _, pid := range processesWith(d.socket()) {
-		t.Errorf("left running: process %d: %s", pid, cmdline(pid))
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+		if strings.Contains(cmdline(pid), "containerd-shim") {
+			found = append(found, pid)
+		}
 	}
+	return found
 }
 
 // client is another client than the driver's.
@@ -324,8 +354,13 @@ func realAgent(t testing.TB) string {
 	return path
 }
 
-func cleanUp() {
-	if agentDir != "" {
-		_ = os.RemoveAll(agentDir)
+// cleanUp ends what served all tests, and says what it could not.
+func cleanUp() (failed error) {
+	for _, d := range daemons {
+		failed = errors.Join(failed, d.stop())
 	}
+	if agentDir != "" {
+		failed = errors.Join(failed, os.RemoveAll(agentDir))
+	}
+	return failed
 }

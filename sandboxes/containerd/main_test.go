@@ -28,7 +28,10 @@ func TestMain(m *testing.M) {
 		os.Exit(runInside())
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		cleanUp()
+		if err := cleanUp(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 		os.Exit(code)
 	}))
 }
