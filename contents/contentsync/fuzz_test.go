@@ -31,7 +31,7 @@ type fuzzed struct {
 	log   *bytes.Buffer
 }
 
-func newFuzzed(t testing.TB, spool string) *fuzzed {
+func newFuzzed(t testing.TB, spool string, files map[string]string) *fuzzed {
 	z := &fuzzed{t: t, store: contentstest.NewFake(), log: &bytes.Buffer{}}
 	z.store.Limit(1 << 20)
 	o := New(Options{
@@ -42,7 +42,7 @@ func newFuzzed(t testing.TB, spool string) *fuzzed {
 		Options: &o, workspace: "w", author: "attacker",
 		uploads: make(chan struct{}, maxUploads), rate: rate.NewLimiter(rate.Inf, 0),
 	}
-	for p, text := range map[string]string{"a.txt": "text", "d/b.bin": strings.Repeat("\n{\x00", 10_000), "d/large": strings.Repeat("x", agentapi.MaxFilesBatchSize+1)} {
+	for p, text := range files {
 		if _, err := z.store.Put(t.Context(), "w", p, strings.NewReader(text), contents.PutOptions{Parents: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -121,9 +121,9 @@ func FuzzRequest(f *testing.F) {
 		{"DELETE", agentapi.FilesDirectory},
 	}
 	answers := []int{200, 204, 304, 400, 404, 409, 411, 412, 413, 428, 507}
-	spool := f.TempDir()
+	spool, files := f.TempDir(), map[string]string{"a.txt": "text", "d/b.bin": "\n{\x00"}
 	f.Fuzz(func(t *testing.T, route uint8, query, match, none string, executable bool, length int64, body []byte) {
-		z := newFuzzed(t, spool)
+		z := newFuzzed(t, spool, files)
 		to := routes[int(route)%len(routes)]
 		header := http.Header{"If-Match": {match}, "If-None-Match": {none}}
 		if executable {
@@ -153,9 +153,11 @@ func FuzzContents(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	spool := f.TempDir()
+	spool, files := f.TempDir(), map[string]string{
+		"a.txt": "text", "d/b.bin": strings.Repeat("\n{\x00", 1000), "d/large": strings.Repeat("x", agentapi.MaxFilesBatchSize+1),
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		z := newFuzzed(t, spool)
+		z := newFuzzed(t, spool, files)
 		w := z.do("POST", agentapi.FilesContents, "", http.Header{}, int64(len(body)), body)
 		if w.Code == http.StatusBadRequest {
 			return
