@@ -51,6 +51,13 @@ func layoutDocument(at At) (name, document string, err error) {
 	if name == "" || len(name) > maxLayoutName || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
 		return "", "", errorf(http.StatusBadRequest, "A layout needs a name of 1 to %d bytes without control characters", maxLayoutName)
 	}
+	// It could lead nowhere: a name is one word to who keeps it. But no client has
+	// such names, and whoever sends one hopes that it leads somewhere.
+	for segment := range strings.SplitSeq(name, "/") {
+		if segment == "." || segment == ".." {
+			return "", "", errorf(http.StatusBadRequest, "A layout's name has no parts that are . or ..")
+		}
+	}
 	return name, layoutDocuments(at) + url.PathEscape(name), nil
 }
 

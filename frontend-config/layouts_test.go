@@ -52,12 +52,24 @@ func TestLayoutsAreKeptPerUserAndWorkspace(t *testing.T) {
 func TestLayoutsOfAnyNameComeBack(t *testing.T) {
 	c := newSite(t, frontend.Options{})
 	for url, id := range map[string]string{
-		"a%20b": "a b", "%C3%BC": "ü", "a%2Fb": "a/b", "x/y": "x/y", "..%2F..": "../..", "100%25": "100%25", "auto-K": "/auto-K", "q%22'%5C": `q\"'\\`,
+		"a%20b": "a b", "%C3%BC": "ü", "a%2Fb": "a/b", "x/y": "x/y", "...": "...", "100%25": "100%25", "auto-K": "/auto-K", "q%22'%5C": `q\"'\\`,
 	} {
 		c.want(http.StatusNoContent, c.ask("PUT", "lab/api/workspaces/"+url, `{"data": {}, "metadata": {"id": "`+id+`"}}`))
 		if a := c.ask("GET", "lab/api/workspaces/"+url, ""); !strings.Contains(a.body, `"last_modified"`) {
 			t.Errorf("%s did not come back: %s", url, a.body)
 		}
+	}
+}
+
+func TestLayoutsAreNotNamedLikeWaysOut(t *testing.T) {
+	c := newSite(t, frontend.Options{})
+	for url, id := range map[string]string{"..%2F..": "../..", "a%2F..%2Fb": "a/../b", "%2e%2e%2Fx": "../x", ".%2Fx": "./x", "x%2F%2e%2e": "x/.."} {
+		for method, body := range map[string]string{"GET": "", "DELETE": "", "PUT": `{"data": {}, "metadata": {"id": "` + id + `"}}`} {
+			c.want(http.StatusBadRequest, c.ask(method, "lab/api/workspaces/"+url, body))
+		}
+	}
+	if a := c.want(http.StatusOK, c.ask("GET", "lab/api/workspaces", "")); a.body != `{"workspaces":{"ids":[],"values":[]}}` {
+		t.Errorf("kept: %s", a.body)
 	}
 }
 

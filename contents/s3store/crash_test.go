@@ -38,8 +38,13 @@ const (
 	crashAt = "KERNELGW_TEST_CRASH_AT"
 )
 
-// movedFiles is how many files the directory has that is moved.
-const movedFiles = 500
+const (
+	// movedFiles is how many files the directory has that is moved.
+	movedFiles = 500
+	// manyFiles is how many files the directory has that is deleted: more than go
+	// to the trash in one step.
+	manyFiles = 2500
+)
 
 func runCrashTask(task string) error {
 	ctx := context.Background()
@@ -113,6 +118,40 @@ var crashTasks = map[string]func(ctx context.Context, s *s3store.Store, m *morta
 			})
 		}
 		return group.Wait()
+	},
+	"fillmany": func(ctx context.Context, s *s3store.Store, _ *mortal) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(8)
+		for i := range manyFiles {
+			group.Go(func() error {
+				return put(ctx, s, "w", fmt.Sprintf("d/%d/f%d", i%3, i), "x", contents.PutOptions{Parents: true})
+			})
+		}
+		return group.Wait()
+	},
+	"delete": func(ctx context.Context, s *s3store.Store, m *mortal) error {
+		m.armed.Store(true)
+		err := s.Delete(ctx, "w", "d", "ann", contents.Match{})
+		fmt.Println(m.count.Load())
+		return err
+	},
+	// deleted looks whether all is in the trash, or nothing.
+	"deleted": func(ctx context.Context, s *s3store.Store, _ *mortal) error {
+		where, want := "gone", manyFiles
+		if _, err := s.Stat(ctx, "w", "d"); err == nil {
+			where, want = "there", 0
+		}
+		trash, err := s.Trash(ctx, "w", "", 0)
+		if err != nil || len(trash) != want {
+			return fmt.Errorf("%d files are in the trash, want %d: %w", len(trash), want, err)
+		}
+		fmt.Println(where)
+		return s.Walk(ctx, "w", "", func(e contents.Entry) error {
+			if where == "gone" {
+				return fmt.Errorf("%s is left", e.Path)
+			}
+			return nil
+		})
 	},
 	"move": func(ctx context.Context, s *s3store.Store, m *mortal) error {
 		m.armed.Store(true)
@@ -319,10 +358,10 @@ func copyOf(t *testing.T, dir string) string {
 	return to
 }
 
-func filled(t *testing.T) string {
+func filled(t *testing.T, task string) string {
 	t.Helper()
 	dir := filepath.Join(storageDir(t), "filled")
-	crash(t, dir, "fill", 0, "")
+	crash(t, dir, task, 0, "")
 	if t.Failed() {
 		t.FailNow()
 	}
@@ -332,7 +371,7 @@ func filled(t *testing.T) string {
 // A gateway that is killed during a move of 500 files finishes it at its next
 // start. No file, version or checkpoint is lost, and none is there twice.
 func TestAMoveSurvivesAKill(t *testing.T) {
-	dir := filled(t)
+	dir := filled(t, "fill")
 	out, _ := crash(t, copyOf(t, dir), "move", 0, "")
 	requests, err := strconv.Atoi(strings.TrimSpace(out))
 	if err != nil || requests < 2*movedFiles {
@@ -368,7 +407,7 @@ func TestAMoveSurvivesAKill(t *testing.T) {
 // A save is there whole or not at all, at whichever step the gateway is killed;
 // what was there before stays.
 func TestASaveSurvivesAKill(t *testing.T) {
-	dir := filled(t)
+	dir := filled(t, "fill")
 	out, _ := crash(t, copyOf(t, dir), "save", 0, "")
 	var requests int
 	var version string
