@@ -77,6 +77,10 @@ func arpReply(source net.HardwareAddr, says, target netip.Addr) []byte {
 
 // sendFrame sends a frame over the inner link of the namespace that the thread is in.
 func sendFrame(destination, source net.HardwareAddr, etherType uint16, payload []byte) error {
+	return sendFrames(1, destination, source, etherType, payload)
+}
+
+func sendFrames(count int, destination, source net.HardwareAddr, etherType uint16, payload []byte) error {
 	link, err := net.InterfaceByName(inner)
 	if err != nil {
 		return fmt.Errorf("cannot send a frame: %w", err)
@@ -88,8 +92,10 @@ func sendFrame(destination, source net.HardwareAddr, etherType uint16, payload [
 	defer unix.Close(fd)
 	frame := append(append([]byte(nil), destination...), source...)
 	frame = append(binary.BigEndian.AppendUint16(frame, etherType), payload...)
-	if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index}); err != nil {
-		return fmt.Errorf("cannot send a frame: %w", err)
+	for range count {
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index}); err != nil {
+			return fmt.Errorf("cannot send a frame: %w", err)
+		}
 	}
 	return nil
 }
