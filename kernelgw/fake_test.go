@@ -3,9 +3,11 @@ package kernelgw_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -41,6 +43,11 @@ type fakeKernels struct {
 	reason   string
 	governed governed
 	files    fs.FS
+	converts []kernels.ConvertRequest
+	sent     string           // the notebook that was converted last
+	document kernels.Document // answered by Convert, with made as its content
+	made     string
+	released int // contents closed
 }
 
 func newFakeKernels() *fakeKernels {
@@ -339,3 +346,41 @@ func echo(ws *websocket.Conn, _ *http.Request) {
 		}
 	}
 }
+
+func (f *fakeKernels) Exporters(context.Context, string) (map[string]agentapi.Exporter, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	return map[string]agentapi.Exporter{"html": {Mimetype: "text/html"}, "custom": {}}, nil
+}
+
+func (f *fakeKernels) Convert(ctx context.Context, r kernels.ConvertRequest, open func(context.Context) (io.ReadCloser, error)) (kernels.Document, error) {
+	notebook, err := open(ctx)
+	if err != nil {
+		return kernels.Document{}, err
+	}
+	defer notebook.Close()
+	sent, err := io.ReadAll(notebook)
+	if err != nil {
+		return kernels.Document{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return kernels.Document{}, f.fail
+	}
+	f.converts, f.sent = append(f.converts, r), string(sent)
+	d := f.document
+	d.Content = releasing{strings.NewReader(f.made), func() { f.set(func(f *fakeKernels) { f.released++ }) }}
+	return d, nil
+}
+
+// releasing is a content that tells of its Close.
+type releasing struct {
+	io.Reader
+	closed func()
+}
+
+func (r releasing) Close() error { r.closed(); return nil }

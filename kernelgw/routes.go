@@ -125,7 +125,6 @@ func Routes() []Route {
 		row(get, "api/events/subscribe", auth.Socket, everywhere, "WebSocket of what happens in the workspace", (*Server).subscribeEvents),
 		row(post, "api/events", auth.API, everywhere, "Tell an event to the workspace", (*Server).postEvent),
 		row(get, "api/resolvePath", auth.API, everywhere, "The file that a path in an output means: ?path=PATH&kernel=ID", (*Server).resolvePath),
-		row(get, "api/nbconvert", auth.API, everywhere, "Formats that notebooks can be converted to: none", (*Server).getConvertFormats),
 
 		row(get, "", auth.Page, browsers, "To JupyterLab, or to connect where it is not installed", (*Server).getDefault),
 		row(get, "", auth.Page, []Mount{Capability}, "As connect", (*Server).connectPage),
@@ -142,7 +141,7 @@ func Routes() []Route {
 		row(http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady),
 		row(get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics),
 	}
-	for _, more := range [][]Route{fileRoutes(), policyRoutes(), secretRoutes(), frontendRoutes(), homeRoutes()} {
+	for _, more := range [][]Route{fileRoutes(), convertRoutes(), policyRoutes(), secretRoutes(), frontendRoutes(), homeRoutes()} {
 		table = append(table, more...)
 	}
 	return append(table, preflights(table)...)

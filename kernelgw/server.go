@@ -52,6 +52,7 @@ type Kernels interface {
 	Usage(ctx context.Context, workspace, id string) (agentapi.Usage, error)
 	Terminals
 	Governed
+	Converter
 }
 
 // Users is who may log in, and what is made from that.

@@ -37,6 +37,7 @@ func (m *Manager) keep(ctx context.Context, k *kernel, spec sandboxes.Spec, crea
 		m.ended(ctx, k, spec.ID, reason)
 		return
 	}
+	m.imageSeen(sandbox)
 	m.keepIn(ctx, k, sandbox, false)
 }
 

@@ -26,6 +26,7 @@ type kernel struct {
 	starting    time.Time                // when the current start was asked for; zero once it is ready
 	deadSince   time.Time                // when the execution state became dead
 	emptySince  time.Time                // since when a sandbox of terminals has none; zero while it has some
+	held        int                      // who uses a sandbox of terminals without one
 	connections int
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above

@@ -68,12 +68,13 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 
-	mu       sync.Mutex
-	ready    bool                   // guarded by mu
-	closed   bool                   // guarded by mu: no keeper may start any more
-	kernels  map[name]*kernel       // guarded by mu
-	sessions map[string]*sessionRow // guarded by mu; by id
-	pending  map[string]chan struct{}
+	mu        sync.Mutex
+	ready     bool                   // guarded by mu
+	closed    bool                   // guarded by mu: no keeper may start any more
+	kernels   map[name]*kernel       // guarded by mu
+	sessions  map[string]*sessionRow // guarded by mu; by id
+	pending   map[string]chan struct{}
+	exporters map[string]*exporters // guarded by mu; by image as policies name it
 }
 
 // adoptPatience bounds how long the start of the gateway waits for adopted
@@ -89,7 +90,7 @@ func New(o Options) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
 		o: o, ctx: ctx, cancel: cancel,
-		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{},
+		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{}, exporters: map[string]*exporters{},
 	}
 }
 

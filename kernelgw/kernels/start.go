@@ -154,6 +154,11 @@ func (m *Manager) sandboxSpec(ctx context.Context, r record, spec sandboxes.Kern
 	if err != nil {
 		return sandboxes.Spec{}, err
 	}
+	return m.sandboxSpecOf(r, told)
+}
+
+// sandboxSpecOf describes a sandbox by what its agent is told.
+func (m *Manager) sandboxSpecOf(r record, told agentapi.Config) (sandboxes.Spec, error) {
 	var token [32]byte
 	rand.Read(token[:]) //nolint:errcheck // never fails: crypto/rand ends the program instead
 	told.Token = hex.EncodeToString(token[:])

@@ -21,8 +21,12 @@ import (
 // kernels, because it begins, is adopted and ends as a kernel's, under an id
 // that no kernel can have, and is shown to nobody as a kernel.
 
-// terminalsID is the id of the sandbox of a workspace's terminals.
-const terminalsID = "terminals"
+// terminalsID is the id of the sandbox of a workspace's terminals, probeID that of
+// one that only answers a question about its image.
+const (
+	terminalsID = "terminals"
+	probeID     = "probe"
+)
 
 func (r record) isTerminals() bool { return r.ID == terminalsID }
 
@@ -309,7 +313,7 @@ func (m *Manager) endEmptyTerminals() {
 // unused reports whether a sandbox of terminals has had none for so long. The
 // caller holds mu.
 func (k *kernel) unused(linger time.Duration) bool {
-	return k.dead() || k.agent != nil && !k.emptySince.IsZero() && time.Since(k.emptySince) > linger
+	return k.dead() || k.agent != nil && k.held == 0 && !k.emptySince.IsZero() && time.Since(k.emptySince) > linger
 }
 
 func (m *Manager) endUnused(k *kernel, linger time.Duration) {
@@ -341,8 +345,11 @@ func (m *Manager) endUnused(k *kernel, linger time.Duration) {
 // sandboxID returns an id for a new sandbox.
 func (r record) sandboxID() string {
 	kind := "k-"
-	if r.isTerminals() {
+	switch r.ID {
+	case terminalsID:
 		kind = "t-"
+	case probeID:
+		kind = "p-"
 	}
 	return kind + strings.ReplaceAll(uuid.NewString(), "-", "")
 }
