@@ -173,7 +173,7 @@ func (c *Config) validate() error {
 	if err := c.IsolationConfig.validate(); err != nil {
 		return err
 	}
-	if _, err := c.policy(); err != nil {
+	if _, err := c.imagePolicy(); err != nil {
 		return err
 	}
 	if err := c.StorageConfig.validate(); err != nil {

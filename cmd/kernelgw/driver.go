@@ -70,7 +70,7 @@ func imageStore(c *Config) (*image.Store, error) {
 	if dir == "" {
 		dir = DefaultImageStore(c.DataDir)
 	}
-	policy, err := c.policy()
+	policy, err := c.imagePolicy()
 	if err != nil {
 		return nil, err
 	}
