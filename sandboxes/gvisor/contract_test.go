@@ -28,18 +28,24 @@ func TestContract(t *testing.T) {
 				return d
 			},
 			KillAgent: func(t *testing.T, _ sandboxes.Driver, sb sandboxes.Sandbox) {
-				args := []string{"--root=runsc", "kill", "s", "KILL"}
-				if os.Geteuid() != 0 {
-					args = append([]string{"--rootless"}, args...)
-				}
-				cmd := exec.Command(runsc(t), args...)
-				cmd.Dir = filepath.Dir(filepath.Dir(sb.Agent.Address))
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Fatalf("cannot kill the agent of %s: %v: %s", sb.Spec.ID, err, out)
-				}
+				killAgent(t, filepath.Dir(filepath.Dir(sb.Agent.Address)))
 			},
 		}
 	})
+}
+
+// killAgent ends the agent of the sandbox in dir as kill -9 does.
+func killAgent(t *testing.T, dir string) {
+	t.Helper()
+	args := []string{"--root=runsc", "kill", "s", "KILL"}
+	if os.Geteuid() != 0 {
+		args = append([]string{"--rootless"}, args...)
+	}
+	cmd := exec.Command(runsc(t), args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cannot kill the agent in %s: %v: %s", dir, err, out)
+	}
 }
 
 // realImages is the project's image store, with the default image in it.

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"kernelgw/sandboxes/gvisor"
+	"kernelgw/sandboxes/sandboxtest"
 )
 
 func TestMain(m *testing.M) {
@@ -22,6 +23,9 @@ func TestMain(m *testing.M) {
 		// Not os.Exit: with the race detector that sleeps a second, in which a
 		// death must be seen.
 		syscall.Exit(code)
+	}
+	if code, done := sandboxtest.OwnNetwork(); done {
+		os.Exit(code)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		for dir := range built.Range {

@@ -2,6 +2,7 @@ package sandboxtest
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -140,7 +141,9 @@ func (c *client) execute(ctx context.Context, code string) (string, error) {
 	d := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx, c.agent)
 	}}
-	ws, _, err := d.DialContext(ctx, "ws://agent/v1/channels?session_id=sandboxtest",
+	// New ones for each cell, or the end of the one before may be delivered again.
+	session, cell := rand.Text(), rand.Text()
+	ws, _, err := d.DialContext(ctx, "ws://agent/v1/channels?session_id="+session,
 		http.Header{"Authorization": {"Bearer " + c.token}})
 	if err != nil {
 		return "", fmt.Errorf("cannot open the kernel's channels: %w", err)
@@ -158,7 +161,7 @@ func (c *client) execute(ctx context.Context, code string) (string, error) {
 	}
 	request := message{
 		Header: jupyter.Header{
-			MsgID: "sandboxtest-cell", MsgType: "execute_request", Session: "sandboxtest",
+			MsgID: cell, MsgType: "execute_request", Session: session,
 			Username: "test", Date: time.Now().UTC().Format(time.RFC3339Nano), Version: "5.4",
 		},
 		Content: content,

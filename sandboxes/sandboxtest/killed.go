@@ -60,6 +60,9 @@ func (h Harness) obey(t *testing.T, text string) {
 // made, if it lived to see that.
 func (b *bench) runChild(o childOrder) (sandboxes.Sandbox, bool) {
 	b.Helper()
+	if err := b.d.Close(); err != nil { // a host has one gateway
+		b.Errorf("Close: %v", err)
+	}
 	order, err := json.Marshal(o)
 	if err != nil {
 		b.Fatal(err)

@@ -41,6 +41,11 @@ type Harness struct {
 	// of the gateway can only be played by a new Driver. True for doubles.
 	InProcess bool
 
+	// Outside is a host that the sandboxes' proxy can reach, and how it resolves
+	// names. Only for drivers with network policies; nil means that the network is
+	// not tried.
+	Outside *Outside
+
 	// StartTimeout bounds the wait for an agent that was created to answer.
 	// Zero means 60 s.
 	StartTimeout time.Duration
@@ -92,6 +97,7 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 		{name: "OpenFilesAndSharedMemoryAreLimited", test: testFineLimits, skip: !h.Python},
 		{name: "CellLeavesDaemonsBehind", test: testDaemons, skip: !h.Python},
 		{name: "CellSearchesForTheAgentToken", test: testTokenSearch, skip: !h.Python},
+		{name: "CellReachesWhatItsPolicyNames", test: testNetwork, skip: !h.Python || h.Outside == nil},
 	} {
 		if c.skip {
 			continue

@@ -1,0 +1,71 @@
+package gvisor_test
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/gvisor"
+	"kernelgw/sandboxes/netpolicy"
+	"kernelgw/sandboxes/netpolicy/egress"
+	"kernelgw/sandboxes/sandboxtest"
+)
+
+// networked is a driver that has a network of its own.
+type networked struct {
+	*gvisor.Driver
+	network *netpolicy.Network
+	dir     string // of the driver's state
+}
+
+func (n networked) Close() error { return errors.Join(n.Driver.Close(), n.network.Close()) }
+
+// openNetworked opens a driver over dir whose sandboxes have a network.
+func openNetworked(t testing.TB, dir string, agent string, images gvisor.Images, resolver egress.Resolver) networked {
+	t.Helper()
+	authority, err := egress.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := netpolicy.Open(netpolicy.Options{
+		StateDir: filepath.Join(dir, "net"), Ready: 1, Egress: egress.Options{Resolver: resolver, Authority: authority},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := gvisor.New(gvisor.Options{
+		StateDir: filepath.Join(dir, "box"), Runsc: runsc(t), AgentPath: agent, Images: images, Network: network,
+	})
+	if err != nil {
+		_ = network.Close()
+		t.Fatal(err)
+	}
+	return networked{d, network, filepath.Join(dir, "box")}
+}
+
+// TestContractWithNetwork holds the driver to the contract when sandboxes have a
+// network and agents listen on TCP.
+func TestContractWithNetwork(t *testing.T) {
+	own, err := sandboxtest.Networked()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !own {
+		t.Skip("NOT CHECKED: sandboxes with a network: only root can make network namespaces")
+	}
+	sandboxtest.Run(t, func(t *testing.T) sandboxtest.Harness {
+		store, agent := realImages(t), realAgent(t)
+		outside := sandboxtest.NewOutside(t)
+		return sandboxtest.Harness{
+			Python:  true,
+			Outside: outside,
+			New: func(t *testing.T, stateDir string) sandboxes.Driver {
+				return openNetworked(t, stateDir, agent, store, outside)
+			},
+			KillAgent: func(t *testing.T, d sandboxes.Driver, sb sandboxes.Sandbox) {
+				killAgent(t, filepath.Join(d.(networked).dir, sb.Spec.ID))
+			},
+		}
+	})
+}
