@@ -116,7 +116,7 @@ func TestAttackLinkBreaksInTheMiddleOfEachStep(t *testing.T) {
 			}
 			delete(remote, "r2/f5")
 			delete(remote, "r0/f6")
-			if err := w.store.Delete(t.Context(), workspace, "r1/f13", "browser", ""); err != nil {
+			if err := w.store.Delete(t.Context(), workspace, "r1/f13", "browser", contents.Match{}); err != nil {
 				t.Fatal(err)
 			}
 			delete(remote, "r1/f13")

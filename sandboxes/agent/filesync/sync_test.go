@@ -138,7 +138,7 @@ func TestDirectoryRenamedInTheStoreIsRenamedHere(t *testing.T) {
 	w.save("old/sub/a", "a")
 	w.save("old/b", "b")
 	b := w.linked()
-	if _, err := w.store.Move(t.Context(), workspace, "old", "new", "browser"); err != nil {
+	if _, err := w.store.Move(t.Context(), workspace, "old", "new", "browser", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	b.holds("new/sub/a", "a")
@@ -157,11 +157,11 @@ func TestDeletesGoBothWaysAndToTheTrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.without("here.txt")
-	trash, err := w.store.Trash(t.Context(), workspace)
+	trash, err := w.store.Trash(t.Context(), workspace, "", 0)
 	if err != nil || len(trash) != 1 || trash[0].Path != "here.txt" || trash[0].Author != "sandbox" {
 		t.Errorf("trash: %+v, %v", trash, err)
 	}
-	if err := w.store.Delete(t.Context(), workspace, "there.txt", "browser", ""); err != nil {
+	if err := w.store.Delete(t.Context(), workspace, "there.txt", "browser", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	b.without("there.txt")
@@ -180,7 +180,7 @@ func TestDirectoryDeletedInTheStoreKeepsWhatNeverLeaves(t *testing.T) {
 	w.save("p/a.py", "1")
 	b := w.linked()
 	b.write("p/__pycache__/a.pyc", "x")
-	if err := w.store.Delete(t.Context(), workspace, "p", "browser", ""); err != nil {
+	if err := w.store.Delete(t.Context(), workspace, "p", "browser", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	b.without("p/a.py")
@@ -248,7 +248,7 @@ func TestChangeWinsOverDelete(t *testing.T) {
 	if err := os.Remove(b.path("changed-there")); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.store.Delete(t.Context(), workspace, "changed-here", "browser", ""); err != nil {
+	if err := w.store.Delete(t.Context(), workspace, "changed-here", "browser", contents.Match{}); err != nil {
 		t.Fatal(err)
 	}
 	w.save("changed-there", "new there")
