@@ -96,9 +96,12 @@ var attempts = []attempt{
 	}},
 }
 
-// attemptTime bounds an attempt. What is refused is answered, mostly, so that
-// this passes only when something is wrong.
-const attemptTime = time.Second
+const (
+	// attemptTime bounds an attempt. What is refused is answered, mostly, so that
+	// this passes only when something is wrong.
+	attemptTime = 300 * time.Millisecond
+	reachTime   = 2 * time.Second // bounds what must get through
+)
 
 func dial(address func(scene) string) func(context.Context, scene) error {
 	return func(ctx context.Context, s scene) error {

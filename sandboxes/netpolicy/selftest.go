@@ -75,11 +75,11 @@ func (n *Network) SelfTest(ctx context.Context) (checks []Check, err error) {
 	}
 	checks = append(checks,
 		check("reached from the host: the agent", inside(n.host, func() error {
-			return connect(ctx, net.Dialer{Timeout: attemptTime}, netip.AddrPortFrom(s.other, AgentPort).String())
+			return connect(ctx, net.Dialer{Timeout: reachTime}, netip.AddrPortFrom(s.other, AgentPort).String())
 		})),
 		check("refused from the host: another port of a sandbox", n.refusesHost(ctx, s)),
 		check("reached from a sandbox: the egress proxy", n.in(pair[0], func() error {
-			return connect(ctx, net.Dialer{Timeout: attemptTime}, netip.AddrPortFrom(s.proxy, ProxyPort).String())
+			return connect(ctx, net.Dialer{Timeout: reachTime}, netip.AddrPortFrom(s.proxy, ProxyPort).String())
 		})),
 		check("refused: too many new connections", n.refuses(ctx, pair[0], s, attempt{reason: ReasonRate, try: floodProxy})),
 	)
@@ -161,7 +161,7 @@ func (n *Network) refuses(ctx context.Context, slot Slot, s scene, a attempt) er
 // not the agent's.
 func (n *Network) refusesHost(ctx context.Context, s scene) error {
 	err := inside(n.host, func() error {
-		return connect(ctx, net.Dialer{Timeout: attemptTime / 5}, netip.AddrPortFrom(s.other, AgentPort+1).String())
+		return connect(ctx, net.Dialer{Timeout: attemptTime}, netip.AddrPortFrom(s.other, AgentPort+1).String())
 	})
 	switch {
 	case err == nil:

@@ -1,0 +1,188 @@
+package netpolicy
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// An administrator loads rules that begin with "flush ruleset".
+func TestRulesComeBackWhenTheyAreFlushed(t *testing.T) {
+	s := newStage(t)
+	conn, err := nftables.New(nftables.WithNetNSFd(int(s.host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		conn.FlushRuleset()
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the tables are back", func() bool {
+			tables, err := conn.ListTables()
+			return err == nil && len(tables) == 2
+		})
+	}
+	err = s.in(s.pair[0], func() error { return reachable(s.at.host.Addr(), s.at.host.Port()) })
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a port of the host: %v", err)
+	}
+	if err := s.in(s.pair[0], func() error { return reachable(s.at.proxy, ProxyPort) }); err != nil {
+		t.Errorf("the proxy cannot be reached: %v", err)
+	}
+	if err := inside(s.host, func() error { return reachable(s.at.other, AgentPort) }); err != nil {
+		t.Errorf("the agent cannot be reached: %v", err)
+	}
+	// Slots can be had and given back in the midst of it.
+	conn.FlushRuleset()
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	late := acquire(t, s.Network, "late")
+	if err := agentAnswers(s.Network, late); err != nil {
+		t.Errorf("the agent of a new slot cannot be reached: %v", err)
+	}
+}
+
+// The self-test is one that can fail: here rules of ours have lost their effect.
+func TestSelfTestFindsAHole(t *testing.T) {
+	s := newStage(t)
+	openHole(t, s.Network)
+	found := map[string]string{
+		"port of the host on the gateway's address": "it got through",
+		"metadata service":                          "not because of our rules",
+		"source address of another sandbox":         "it got through",
+	}
+	for _, a := range attempts {
+		want, ok := found[a.name]
+		if !ok {
+			continue
+		}
+		delete(found, a.name)
+		if err := s.refuses(t.Context(), s.pair[0], s.at, a); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", a.name, err, want)
+		}
+	}
+	if len(found) > 0 {
+		t.Errorf("not tried: %v", found)
+	}
+	if err := s.refusesHost(t.Context(), s.at); err == nil {
+		t.Error("a port of a sandbox: no problem was found")
+	}
+}
+
+// openHole takes the effect from our rules for IP.
+func openHole(t *testing.T, n *Network) {
+	t.Helper()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(n.host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip, _ := n.filter.tables()
+	for _, chain := range []string{"from sandboxes", "to sandboxes", "through host"} {
+		conn.InsertRule(&nftables.Rule{Table: ip.Table, Chain: &nftables.Chain{Name: chain}, Exprs: accept()})
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A host that forwards, as one with Docker does: sandboxes and the world do not
+// reach each other through it, with our rules and also without.
+func TestAHostThatForwardsDoesNotForwardForSandboxes(t *testing.T) {
+	host, world := newHost(t), newHost(t)
+	err := inside(host, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	join(t, host, world)
+	n := openOn(t, host, Options{})
+	s := acquire(t, n, "a")
+	var outside net.Listener
+	err = inside(world, func() (err error) {
+		outside, err = net.Listen("tcp4", "192.0.2.2:80")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	if err := inside(host, func() error { return reachable(netip.MustParseAddr("192.0.2.2"), 80) }); err != nil {
+		t.Fatalf("the host cannot reach the world: %v", err)
+	}
+	toWorld := func() error {
+		return n.in(s, func() error { return connect(t.Context(), net.Dialer{Timeout: 300 * time.Millisecond}, "192.0.2.2:80") })
+	}
+	fromWorld := func() error {
+		return inside(world, func() error {
+			return connect(t.Context(), net.Dialer{Timeout: 300 * time.Millisecond}, netip.AddrPortFrom(s.Address, AgentPort).String())
+		})
+	}
+	if toWorld() == nil {
+		t.Error("the sandbox reached the world")
+	}
+	if fromWorld() == nil {
+		t.Error("the world reached the agent")
+	}
+	if usage(t, n, "a").Denied[ReasonForwarded] == 0 {
+		t.Error("what came from the world was not counted")
+	}
+	openHole(t, n)
+	if toWorld() == nil {
+		t.Error("without our rules the sandbox reached the world")
+	}
+	if fromWorld() == nil {
+		t.Error("without our rules the world reached the sandbox and got an answer")
+	}
+}
+
+// join connects a host, 192.0.2.1, with the world, 192.0.2.2, which has its
+// routes lead over the host.
+func join(t *testing.T, host, world netns.NsHandle) {
+	t.Helper()
+	here, err := netlink.NewHandleAt(host, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	there, err := netlink.NewHandleAt(world, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	pair := netlink.NewVeth(netlink.LinkAttrs{Name: "uplink"})
+	pair.PeerName, pair.PeerNamespace = "host", netlink.NsFd(world)
+	if err := here.LinkAdd(pair); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []struct {
+		conn *netlink.Handle
+		name string
+		addr string
+	}{{here, "uplink", "192.0.2.1"}, {there, "host", "192.0.2.2"}} {
+		link, err := end.conn.LinkByName(end.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := netip.MustParseAddr(end.addr)
+		if err := errors.Join(end.conn.AddrAdd(link, &netlink.Addr{IPNet: network(addr, 24)}), end.conn.LinkSetUp(link)); err != nil {
+			t.Fatal(err)
+		}
+		if end.name == "host" {
+			gateway := netip.MustParseAddr("192.0.2.1")
+			err := end.conn.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice(), Dst: network(netip.MustParseAddr("10.143.0.0"), 16)})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
