@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
@@ -208,11 +209,38 @@ func (s *Store) find(ref string) (v1.Descriptor, error) {
 			}
 		}
 	}
+	if desc, ok := s.unnamed(wantDigest); ok {
+		return desc, nil
+	}
 	remedy := fmt.Sprintf("run \"kernelgw image pull %s\"", ref)
 	if ref == DefaultName {
 		remedy = "run \"make image\" or \"kernelgw image build\""
 	}
 	return v1.Descriptor{}, fmt.Errorf("no image %q in %s; %s: %w", ref, s.dir, remedy, sandboxes.ErrNotFound)
+}
+
+// unnamed finds an image whose name has moved on to another: whoever pinned its
+// digest gets it until it is pruned.
+func (s *Store) unnamed(digest string) (v1.Descriptor, bool) {
+	if !digestForm.MatchString(digest) {
+		return v1.Descriptor{}, false
+	}
+	hash, err := v1.NewHash(digest)
+	if err != nil {
+		return v1.Descriptor{}, false
+	}
+	if _, err := os.Stat(s.rootfs(hash)); err != nil {
+		return v1.Descriptor{}, false
+	}
+	img, err := s.stored(hash)
+	if err != nil {
+		return v1.Descriptor{}, false
+	}
+	desc, err := partial.Descriptor(img)
+	if err != nil {
+		return v1.Descriptor{}, false
+	}
+	return *desc, true
 }
 
 // normalize is the full form of a registry reference, "" when ref is none.
