@@ -214,8 +214,8 @@ func TestAttackNamesThatCannotBeStored(t *testing.T) {
 func TestNoRoomIsSaidAndTriedAgain(t *testing.T) {
 	w := newWorld(t, nil)
 	b := w.linked()
-	w.store.Limit(1000)
-	b.write("big", strings.Repeat("x", 2000))
+	w.store.Limit(10_000) // a small file counts 4 KiB
+	b.write("big", strings.Repeat("x", 20_000))
 	b.flush()
 	if _, ok := w.read("big"); ok || !strings.Contains(b.said.String(), "big") {
 		t.Errorf("stored %v, said %s", ok, b.said)
@@ -223,8 +223,8 @@ func TestNoRoomIsSaidAndTriedAgain(t *testing.T) {
 	b.write("small", "fits")
 	b.has("small", "fits")
 	w.store.Limit(0)
-	b.write("big", strings.Repeat("y", 2000))
-	b.has("big", strings.Repeat("y", 2000))
+	b.write("big", strings.Repeat("y", 20_000))
+	b.has("big", strings.Repeat("y", 20_000))
 }
 
 func TestTooLargeIsSaidAndStays(t *testing.T) {
