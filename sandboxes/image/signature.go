@@ -162,31 +162,46 @@ func findSignatures(src source, digest string) ([]Signature, error) {
 		return nil, err
 	}
 	var found []Signature
+	looked := 0
 	for _, desc := range referrers {
-		if !strings.HasPrefix(desc.ArtifactType, bundleMediaType) {
+		if !mayBeBundle(desc.ArtifactType) {
 			continue
 		}
 		sig := Signature{Found: fmt.Sprintf("referrer %s", desc.Digest)}
-		if len(found) == maxSignatures {
+		if looked++; looked > maxSignatures {
 			sig.unreadable = errTooMany
 			return append(found, sig), nil
 		}
-		sig.Bundle, sig.unreadable = readBundle(src, desc)
-		found = append(found, sig)
+		var isBundle bool
+		isBundle, sig.Bundle, sig.unreadable = readBundle(src, desc)
+		if isBundle {
+			found = append(found, sig)
+		}
 	}
 	older, err := findSimple(src, hash)
 	return append(found, older...), err
 }
 
-func readBundle(src source, desc v1.Descriptor) ([]byte, error) {
+// mayBeBundle leaves out what is surely none. Some registries list the type of
+// an artifact's empty config where its own belongs.
+func mayBeBundle(artifactType string) bool {
+	return strings.HasPrefix(artifactType, bundleMediaType) || artifactType == "" ||
+		strings.HasPrefix(artifactType, "application/vnd.oci.") || strings.HasPrefix(artifactType, "application/vnd.docker.")
+}
+
+func readBundle(src source, desc v1.Descriptor) (isBundle bool, raw []byte, err error) {
 	m, err := src.manifest(desc.Digest)
 	if err != nil {
-		return nil, err
+		return true, nil, err // perhaps
 	}
-	if len(m.Layers) != 1 || !strings.HasPrefix(string(m.Layers[0].MediaType), bundleMediaType) {
-		return nil, errors.New("it is not one sigstore bundle")
+	isBundle = slices.ContainsFunc(m.Layers, func(l v1.Descriptor) bool { return strings.HasPrefix(string(l.MediaType), bundleMediaType) })
+	if isBundle && len(m.Layers) != 1 {
+		return true, nil, errors.New("it is not one sigstore bundle")
 	}
-	return readBlob(src, m.Layers[0])
+	if isBundle {
+		raw, err = readBlob(src, m.Layers[0])
+	}
+	return isBundle, raw, err
 }
 
 // findSimple reads cosign's older form.
