@@ -3,8 +3,10 @@ package egress
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -103,5 +105,33 @@ func TestLeavesAreBounded(t *testing.T) {
 	address, err := a.leaf("93.184.216.34")
 	if err != nil || address.Leaf.VerifyHostname("93.184.216.34") != nil {
 		t.Errorf("%v", err)
+	}
+}
+
+// OpenSSL is stricter than Go, and Python asks it to be.
+func TestOpenSSLTakesTheCertificates(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("NOT CHECKED: no openssl here to verify certificates strictly")
+	}
+	a, err := NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := a.leaf("api.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	ca, cert := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "leaf.pem")
+	if err := os.WriteFile(ca, a.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, err := exec.Command(openssl, "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", "api.example.org", "-CAfile", ca, cert).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, said)
 	}
 }

@@ -72,12 +72,26 @@ func TestWhatIsNotAHelloIsRefused(t *testing.T) {
 		"other message":  "\x16\x03\x01\x00\x04\x02\x00\x00\x00",
 		"endless record": "\x16\x03\x01\xff\xff" + strings.Repeat("\x01", 1<<17),
 		"endless hello":  "\x16\x03\x01\x40\x00\x01\xff\xff\xff" + strings.Repeat("\x00", 1<<17),
+		"long hello":     longHello(60000),
 		"cut extensions": string(hello[:len(hello)-3]),
 	} {
 		if name, read, err := readHello(strings.NewReader(in)); err == nil || len(read) > maxHello {
 			t.Errorf("%s: %q, %d bytes, %v", what, name, len(read), err)
 		}
 	}
+}
+
+// longHello is a ClientHello of that many bytes, in records as long as they may
+// be.
+func longHello(size int) string {
+	hello := "\x01" + string([]byte{0, byte(size >> 8), byte(size)}) + strings.Repeat("\x03", size)
+	var b strings.Builder
+	for len(hello) > 0 {
+		part := hello[:min(len(hello), 1<<14)]
+		hello = hello[len(part):]
+		b.WriteString("\x16\x03\x01" + string([]byte{byte(len(part) >> 8), byte(len(part))}) + part)
+	}
+	return b.String()
 }
 
 func FuzzReadHello(f *testing.F) {

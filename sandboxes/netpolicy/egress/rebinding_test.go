@@ -116,6 +116,29 @@ func TestLoopbackIsNeverDialled(t *testing.T) {
 	}
 }
 
+// The host's search domains must not make another name of one that is listed.
+func TestNamesAreResolvedAsTheyAre(t *testing.T) {
+	w := newWorld(t)
+	var asked []string
+	w.proxy.resolver = resolverFunc(func(host string) []netip.Addr {
+		asked = append(asked, host)
+		return nil
+	})
+	w.serve()
+	if status, _ := w.admit(1, only("data.example.org")).get("http://DATA.example.org/"); status != 502 {
+		t.Errorf("status %d", status)
+	}
+	if len(asked) != 1 || asked[0] != "data.example.org." {
+		t.Errorf("asked for %q", asked)
+	}
+}
+
+type resolverFunc func(host string) []netip.Addr
+
+func (f resolverFunc) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	return f(host), nil
+}
+
 // answers resolves every name to the same addresses.
 type answers []netip.Addr
 
