@@ -14,12 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kernelgw/contents/s3store"
+	"kernelgw/sandboxes/containerd"
 	"kernelgw/sandboxes/gvisor"
+	"kernelgw/sandboxes/process"
 )
 
 // DoctorCmd tells what this host can do.
 type DoctorCmd struct {
-	JSON bool `help:"Print JSON."`
+	JSON   bool `help:"Print JSON."`
+	Trial  bool `help:"Start a kernel in a sandbox, as serve would."`
+	Leaks  bool `help:"List what sandboxes have left on this host that are no more, and nothing else."`
+	Repair bool `help:"With leaks: remove it."`
 	Config
 }
 
@@ -33,8 +38,10 @@ type finding struct {
 // diagnosis is all that the doctor found.
 type diagnosis struct {
 	Findings []finding `json:"findings"`
-	Driver   string    `json:"driver"` // that serve would choose; "" when none would do
-	Why      string    `json:"why"`
+	// Production is what a host for several tenants should be like.
+	Production []finding `json:"production"`
+	Driver     string    `json:"driver"` // that serve would choose; "" when none would do
+	Why        string    `json:"why"`
 }
 
 // Run looks and prints. It fails when the configured driver cannot work here.
@@ -42,10 +49,16 @@ func (c *DoctorCmd) Run(env *environment) error {
 	if err := c.complete(env); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(env.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(env.ctx, 5*time.Minute)
 	defer cancel()
+	if c.Leaks {
+		return c.leaks(ctx, env)
+	}
 	fmt.Fprintln(env.stderr, "looking; a trial sandbox takes a few seconds ...")
 	d := diagnose(ctx, &c.Config)
+	if c.Trial {
+		d.Findings = append(d.Findings, trial(ctx, c.Config))
+	}
 	if c.JSON {
 		encoder := json.NewEncoder(env.stdout)
 		encoder.SetIndent("", "  ")
@@ -61,14 +74,30 @@ func (c *DoctorCmd) Run(env *environment) error {
 	return nil
 }
 
-func (d diagnosis) print(w io.Writer) {
-	for _, f := range d.Findings {
-		mark := "no "
-		if f.OK {
-			mark = "yes"
-		}
-		fmt.Fprintf(w, "%s  %-18s %s\n", mark, f.Name, f.Detail)
+// leaks lists what is left behind, and removes it if asked to. Something that is
+// left, and stays, is an error, so that scripts notice.
+func (c *DoctorCmd) leaks(ctx context.Context, env *environment) error {
+	list, err := findLeaks(ctx, &c.Config, c.Repair)
+	if err != nil {
+		return err
 	}
+	if c.JSON {
+		encoder := json.NewEncoder(env.stdout)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(list)
+	} else {
+		printLeaks(env.stdout, list, c.Repair)
+	}
+	if err == nil && len(list) > 0 && !c.Repair {
+		err = fmt.Errorf("%d things are left behind; kernelgw doctor --leaks --repair removes them", len(list))
+	}
+	return err
+}
+
+func (d diagnosis) print(w io.Writer) {
+	printFindings(w, d.Findings)
+	fmt.Fprintln(w, "\nfor production, with several tenants:")
+	printFindings(w, d.Production)
 	if d.Driver == "" {
 		fmt.Fprintf(w, "\nserve would refuse to start: %s\n", d.Why)
 		return
@@ -76,34 +105,46 @@ func (d diagnosis) print(w io.Writer) {
 	fmt.Fprintf(w, "\nserve would use driver %s: %s\n", d.Driver, d.Why)
 }
 
+func printFindings(w io.Writer, list []finding) {
+	for _, f := range list {
+		mark := "no "
+		if f.OK {
+			mark = "yes"
+		}
+		fmt.Fprintf(w, "%s  %-20s %s\n", mark, f.Name, f.Detail)
+	}
+}
+
 func diagnose(ctx context.Context, c *Config) diagnosis {
 	gv := gvisor.Probe(ctx, c.Runsc)
-	d := diagnosis{Findings: []finding{
-		{"user", true, user()},
-		userNamespaces(),
-		kvm(),
-		cgroups(),
-		containerd(),
-		kata(),
-		diskSpace(c.DataDir),
-		fileStorage(ctx, c),
-		browserFiles(c),
-		{"driver gvisor", gv.Usable, gv.Detail},
-		agentBinary(c.Agent),
-		defaultImage(ctx, c),
-		{"driver process", true, "always works, without any isolation: for trusted code, only when asked for by name"},
-	}}
-	d.Driver, d.Why = chooseDriver(c.Driver, gv)
+	managers := containerd.Probe(ctx, c.Containerd)
+	d := diagnosis{Findings: []finding{{"user", true, user()}, userNamespaces(), cgroups()}}
+	d.add(virtualMachines()...)
+	d.add(virtualMachineManagers(managers)...)
+	d.add(
+		sandboxNetwork(ctx), diskSpace(c.DataDir), fileStorage(ctx, c), browserFiles(c),
+		finding{"driver gvisor", gv.Usable, gv.Detail},
+		agentBinary(c.Agent), defaultImage(ctx, c),
+		finding{"driver process", true, "always works, without any isolation: for trusted code, only when asked for by name"},
+	)
+	d.Production = production(os.DirFS("/"))
+	d.Driver, d.Why = chooseDriver(c, gv, managers)
 	return d
 }
 
-// chooseDriver picks the driver for a configured name. The process driver
-// isolates nothing and is never picked by itself.
-func chooseDriver(configured string, gv gvisor.Report) (name, why string) {
+func (d *diagnosis) add(found ...finding) { d.Findings = append(d.Findings, found...) }
+
+// chooseDriver picks the driver for a configuration. What isolates nothing is
+// never picked by itself.
+func chooseDriver(c *Config, gv gvisor.Report, managers containerd.Report) (name, why string) {
 	switch {
-	case configured == "process":
-		return "process", "it was asked for by name; kernels are not isolated"
-	case gv.Usable && configured == "gvisor":
+	case c.Driver == process.Name:
+		return process.Name, "it was asked for by name; kernels are not isolated"
+	case c.Driver == containerd.Name && managers.Version == "":
+		return "", "containerd gives " + managers.Problem
+	case c.Driver == containerd.Name:
+		return containerd.Name, "it was asked for by name; runtime " + cmp.Or(c.Runtime, "is not set: --runtime=kata-qemu-runtime-rs")
+	case gv.Usable && c.Driver == gvisor.Name:
 		return gvisor.Name, "it was asked for by name, and works"
 	case gv.Usable:
 		return gvisor.Name, "gVisor works here; it needs no KVM and no daemon"
@@ -143,18 +184,6 @@ func userNamespaces() finding {
 	return f
 }
 
-func kvm() finding {
-	f := finding{Name: "KVM"}
-	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		f.Detail = "no: " + err.Error() + "; Kata needs it, gVisor does not"
-		return f
-	}
-	device.Close()
-	f.OK, f.Detail = true, "/dev/kvm can be opened"
-	return f
-}
-
 func cgroups() finding {
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
@@ -164,25 +193,6 @@ func cgroups() finding {
 		return finding{"control groups", true, "version 2"}
 	}
 	return finding{"control groups", true, "version 1 (hybrid)"}
-}
-
-func containerd() finding {
-	const socket = "/run/containerd/containerd.sock"
-	if _, err := os.Stat(socket); err != nil {
-		return finding{"containerd", false, "no socket at " + socket}
-	}
-	return finding{"containerd", true, socket}
-}
-
-func kata() finding {
-	for _, shim := range []string{
-		"/opt/kata/runtime-rs/bin/containerd-shim-kata-v2", "/opt/kata/bin/containerd-shim-kata-v2", "/usr/bin/containerd-shim-kata-v2",
-	} {
-		if _, err := os.Stat(shim); err == nil {
-			return finding{"Kata", true, shim}
-		}
-	}
-	return finding{"Kata", false, "no containerd-shim-kata-v2 found"}
 }
 
 // wantedDisk is what an image, its root file system and a few sandboxes need.

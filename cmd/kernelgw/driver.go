@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/containerd"
 	"kernelgw/sandboxes/gvisor"
 	"kernelgw/sandboxes/image"
 	"kernelgw/sandboxes/netpolicy"
@@ -25,12 +26,30 @@ func openDriver(ctx context.Context, c *Config, network *netpolicy.Network, log 
 	state := filepath.Join(c.DataDir, "sandboxes")
 	name, why := c.Driver, "it was asked for by name"
 	if name == "auto" {
-		if name, why = chooseDriver(name, gvisor.Probe(ctx, c.Runsc)); name == "" {
+		if name, why = chooseDriver(c, gvisor.Probe(ctx, c.Runsc), containerd.Report{}); name == "" {
 			return nil, errors.New(why)
 		}
 	}
 	log.Info("driver chosen", "driver", name, "why", why)
 	switch name {
+	case containerd.Name:
+		if _, err := resolveImage(ctx, c); err != nil {
+			return nil, err
+		}
+		options, err := containerdOptions(c, agent, network, log)
+		if err != nil {
+			return nil, err
+		}
+		driver, err := containerd.New(options)
+		if err != nil {
+			return nil, err
+		}
+		v := driver.Versions()
+		log.Info("containerd answers", "containerd", v.Containerd, "runtime", v.Runtime, "kata", v.Kata, "configuration", v.Configuration, "snapshotter", v.Snapshotter)
+		if !driver.Capabilities().Isolated {
+			log.Warn("kernels share the host's kernel: for trusted code only", "runtime", v.Runtime)
+		}
+		return driver, nil
 	case process.Name:
 		return process.New(process.Options{StateDir: filepath.Join(state, process.Name), AgentPath: agent, WorkDir: c.WorkDir, Homes: c.WorkDir == "", Log: log})
 	case gvisor.Name:
@@ -46,6 +65,25 @@ func openDriver(ctx context.Context, c *Config, network *netpolicy.Network, log 
 		})
 	}
 	return nil, fmt.Errorf("driver: unknown driver %q", name)
+}
+
+// containerdOptions are those of the containerd driver.
+func containerdOptions(c *Config, agent string, network *netpolicy.Network, log *slog.Logger) (containerd.Options, error) {
+	if c.Runtime == "" {
+		return containerd.Options{}, errors.New("runtime: the containerd driver needs one, as kata-qemu-runtime-rs; or runc, for trusted code only")
+	}
+	store, err := imageStore(c)
+	if err != nil {
+		return containerd.Options{}, err
+	}
+	o := containerd.Options{
+		StateDir: filepath.Join(c.DataDir, "sandboxes", containerd.Name), Address: c.Containerd, Runtime: c.Runtime,
+		RuntimeConfigPath: c.RuntimeConfig, Snapshotter: c.Snapshotter, AgentPath: agent, Images: containerdImages{store}, Log: log,
+	}
+	if network != nil { // an interface that holds a nil pointer is not nil
+		o.Network = network
+	}
+	return o, nil
 }
 
 // findAgent returns the agent's binary: the configured one, else the one beside
@@ -99,4 +137,29 @@ func (g gvisorImages) Resolve(ctx context.Context, ref string) (gvisor.Rootfs, e
 		Digest: i.Digest, Dir: i.RootFS, Kernelspecs: i.Kernelspecs,
 		UID: i.User.UID, GID: i.User.GID, Home: i.User.Home, Env: i.Env, WorkingDir: i.WorkingDir,
 	}, nil
+}
+
+// containerdImages gives the containerd driver what it needs of the image store.
+type containerdImages struct{ store *image.Store }
+
+// Resolve implements containerd.Images.
+func (c containerdImages) Resolve(ctx context.Context, ref string) (containerd.Image, error) {
+	i, err := c.store.Resolve(ctx, ref)
+	if err != nil {
+		return containerd.Image{}, err
+	}
+	return containerd.Image{
+		Digest: i.Digest, Layout: c.store.Dir(), Kernelspecs: i.Kernelspecs,
+		UID: i.User.UID, GID: i.User.GID, Home: i.User.Home, Env: i.Env,
+	}, nil
+}
+
+// Digests implements containerd.Images.
+func (c containerdImages) Digests(ctx context.Context) ([]string, error) {
+	list, err := c.store.List(ctx)
+	digests := make([]string, len(list))
+	for i, e := range list {
+		digests[i] = e.Digest
+	}
+	return digests, err
 }

@@ -52,18 +52,48 @@ func New(opts Options) (*Driver, error) {
 	return d, nil
 }
 
-func open(opts Options) (*Driver, error) {
-	if err := opts.complete(); err != nil {
-		return nil, err
-	}
+// Inspect returns a Driver for Leaks, Repair and List alone, which may run beside
+// the one that makes sandboxes: nothing is removed, and no network is needed.
+func Inspect(opts Options) (*Driver, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	r, err := findRuntime(ctx, opts.Runtime, opts.RuntimeConfigPath)
+	d, err := connect(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look into containerd: %w", err)
+	}
+	return d, nil
+}
+
+func open(opts Options) (*Driver, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	d, err := connect(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	if r.kata && opts.Network == nil {
-		return nil, errors.New("kata needs a network: a virtual machine can be reached in no other way")
+	if d.runtime.kata && opts.Network == nil {
+		err = errors.New("kata needs a network: a virtual machine can be reached in no other way")
+	} else {
+		err = d.sweep(ctx)
+	}
+	if err != nil {
+		_ = d.client.Close()
+		return nil, err
+	}
+	watch, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	d.watching.Go(func() { d.watchMemory(watch) })
+	return d, nil
+}
+
+// connect reaches containerd and changes nothing.
+func connect(ctx context.Context, opts Options) (*Driver, error) {
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	r, err := findRuntime(ctx, opts.Runtime, opts.RuntimeConfigPath)
+	if err != nil {
+		return nil, err
 	}
 	client, err := containerd.New(opts.Address, containerd.WithDefaultNamespace(opts.Namespace))
 	if err != nil {
@@ -73,20 +103,13 @@ func open(opts Options) (*Driver, error) {
 		opts: opts, runtime: r, client: client, tasks: client.TaskService(),
 		snapshotter: opts.Snapshotter, snapshots: client.SnapshotService(opts.Snapshotter),
 	}
+	d.stop = func() {}
 	version, err := client.Version(ctx)
-	if err == nil {
-		d.version = version.Version
-		err = d.sweep(ctx)
-	} else {
-		err = fmt.Errorf("containerd at %s does not answer: %w", opts.Address, trim(err))
-	}
 	if err != nil {
 		_ = client.Close()
-		return nil, err
+		return nil, fmt.Errorf("containerd at %s does not answer: %w", opts.Address, trim(err))
 	}
-	watch, stop := context.WithCancel(context.Background())
-	d.stop = stop
-	d.watching.Go(func() { d.watchMemory(watch) })
+	d.version = version.Version
 	return d, nil
 }
 
