@@ -235,10 +235,8 @@ const groupDepth = 2
 // removeGroups removes the control groups of a pod's containers. runc removes its
 // own; Kata leaves empty ones with "kata_" before the name.
 func removeGroups(ctx context.Context, pod string) error {
-	base := strings.TrimPrefix(cgroupName(pod), "/")
 	ours := func(name string) bool {
-		name = strings.TrimPrefix(strings.TrimPrefix(name, "kata_"), "vcpu")
-		return name == base || name == base+workSuffix || name == pod || name == pod+workSuffix
+		return strings.TrimSuffix(strings.TrimPrefix(name, "kata_"), workSuffix) == pod
 	}
 	roots, err := groupRoots()
 	if err != nil {

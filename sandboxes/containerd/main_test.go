@@ -27,13 +27,13 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 && os.Getenv(insideEnv) == "" {
 		os.Exit(runInside())
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if err := cleanUp(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-		os.Exit(code)
-	}))
+	code := m.Run()
+	// Before the look for goroutines: the daemons are waited for.
+	if err := errors.Join(cleanUp(), goleak.Find()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }
 
 func runInside() int {

@@ -33,4 +33,4 @@ func sandboxOf(name string) (id string, ok bool) {
 }
 
 // cgroupName is the control group of a container.
-func cgroupName(name string) string { return "/kernelgw-" + strings.TrimPrefix(name, namePrefix) }
+func cgroupName(name string) string { return "/" + name }

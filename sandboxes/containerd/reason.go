@@ -37,6 +37,7 @@ func trim(err error) error {
 // happened. Line breaks may be written out as a backslash and an n.
 func sentence(text string) string {
 	text = strings.ReplaceAll(text, `\n`, "\n")
+	text = strings.ReplaceAll(text, `Others("`, "") // the name of their catch-all
 	if before, _, ok := strings.Cut(text, "Stack backtrace:"); ok {
 		text = before
 	}

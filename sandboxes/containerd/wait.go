@@ -86,7 +86,7 @@ func (d *Driver) ended(ctx context.Context, id string, code uint32, at *timestam
 		exit.At = protobuf.FromTimestamp(at)
 	}
 	switch {
-	case code == 137 && d.ranOutOfMemory(ctx, id):
+	case code == 137 && d.ranOutOfMemory(ctx, id, orNow(exit.At)):
 		var sb sandboxes.Sandbox
 		if err := readJSON(d.dir(id), sandboxName, &sb); err != nil {
 			return exit, err
@@ -114,11 +114,12 @@ func (d *Driver) vanished(id string) (sandboxes.Exit, error) {
 	return recordExit(d.dir(id), exit)
 }
 
-// ranOutOfMemory reports whether a process of the sandbox was killed for memory.
-func (d *Driver) ranOutOfMemory(ctx context.Context, id string) bool {
-	deadline := time.Now().Add(oomPatience)
-	for {
-		if _, err := os.Stat(filepath.Join(d.dir(id), oomName)); err == nil {
+// ranOutOfMemory reports whether a process of the sandbox was killed for memory
+// when it ended: one that was killed long before was a kernel, whose agent went
+// on.
+func (d *Driver) ranOutOfMemory(ctx context.Context, id string, end time.Time) bool {
+	for deadline := time.Now().Add(oomPatience); ; {
+		if info, err := os.Stat(filepath.Join(d.dir(id), oomName)); err == nil && info.ModTime().After(end.Add(-oomEarlier)) {
 			return true
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
@@ -126,6 +127,16 @@ func (d *Driver) ranOutOfMemory(ctx context.Context, id string) bool {
 		}
 		time.Sleep(10 * time.Millisecond) // a file that another gateway may write
 	}
+}
+
+// oomEarlier is how long before the end the news of the kill may have come.
+const oomEarlier = 3 * time.Second
+
+func orNow(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Now()
+	}
+	return t
 }
 
 // formatBytes writes a size as people do: "2.0 GiB".

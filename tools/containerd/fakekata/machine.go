@@ -117,7 +117,8 @@ func useNetwork(spec *specs.Spec) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "tap0_kata"
-	return h.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
+	// Not every kernel has taps.
+	return h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "tap0_peer"})
 }
 
 // machineDirs are the directories of a pod's machine.

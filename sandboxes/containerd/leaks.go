@@ -1,0 +1,195 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"golang.org/x/sys/unix"
+
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/hostproc"
+)
+
+// Leak is something that a sandbox left, which is no more or was never finished.
+type Leak struct {
+	Kind    string // "container", "snapshot", "lease", "process", "directory" or "control group"
+	Name    string
+	Sandbox string // its id
+}
+
+// Leaks lists what belongs to no sandbox: in containerd, what this driver's
+// labels are on; on the host, what bears the name of a pod that no namespace of
+// containerd has. What the network left is the network's to tell.
+func (d *Driver) Leaks(ctx context.Context) ([]Leak, error) {
+	known, err := d.known()
+	if err != nil {
+		return nil, err
+	}
+	inside, err := d.leaksInside(ctx, known)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look through containerd: %w", trim(err))
+	}
+	others, err := d.allPods(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look through containerd: %w", trim(err))
+	}
+	outside, err := leaksOnHost(func(pod string) bool {
+		id, ours := sandboxOf(pod)
+		return !ours || known[id] || others[pod]
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot look through this host: %w", err)
+	}
+	return append(inside, outside...), nil
+}
+
+// Repair removes what Leaks lists, and returns it.
+func (d *Driver) Repair(ctx context.Context) ([]Leak, error) {
+	// Nobody may be between making a directory and locking it.
+	all, err := lockHow(ctx, d.opts.StateDir, unix.LOCK_EX)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the state directory: %w", err)
+	}
+	defer all.Close()
+	leaks, err := d.Leaks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	done := map[string]bool{}
+	for _, leak := range leaks {
+		if done[leak.Sandbox] {
+			continue
+		}
+		done[leak.Sandbox] = true
+		if err := d.remove(ctx, leak.Sandbox); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("cannot remove what sandbox %s left: %w", leak.Sandbox, err))
+		}
+	}
+	return leaks, failed
+}
+
+// known are the ids that have a directory.
+func (d *Driver) known() (map[string]bool, error) {
+	entries, err := os.ReadDir(d.opts.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list sandboxes: %w", err)
+	}
+	known := map[string]bool{}
+	for _, e := range entries {
+		known[e.Name()] = sandboxes.ValidID(e.Name())
+	}
+	return known, nil
+}
+
+func (d *Driver) leaksInside(ctx context.Context, known map[string]bool) ([]Leak, error) {
+	var leaks []Leak
+	note := func(kind, name string, labels map[string]string) {
+		if id := labels[sandboxLabel]; labels[ownerLabel] == d.opts.StateDir && sandboxes.ValidID(id) && !known[id] {
+			leaks = append(leaks, Leak{Kind: kind, Name: name, Sandbox: id})
+		}
+	}
+	containers, err := d.client.ContainerService().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range containers {
+		note("container", c.ID, c.Labels)
+	}
+	list, err := d.client.LeasesService().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range list {
+		note("lease", l.ID, l.Labels)
+	}
+	err = d.snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		note("snapshot", info.Name, info.Labels)
+		return nil
+	})
+	return leaks, err
+}
+
+// allPods are the names of the pods in all namespaces of containerd: another
+// gateway's are none of this one's business.
+func (d *Driver) allPods(ctx context.Context) (map[string]bool, error) {
+	spaces, err := d.client.NamespaceService().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pods := map[string]bool{}
+	for _, space := range spaces {
+		containers, err := d.client.ContainerService().List(namespaces.WithNamespace(ctx, space))
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range containers {
+			pods[strings.TrimSuffix(c.ID, workSuffix)] = true
+		}
+	}
+	return pods, nil
+}
+
+// leaksOnHost looks for what bears the name of a pod that is not accounted for.
+func leaksOnHost(accounted func(pod string) bool) ([]Leak, error) {
+	var leaks []Leak
+	note := func(kind, name, pod string) {
+		pod = strings.TrimSuffix(pod, workSuffix)
+		if id, ours := sandboxOf(pod); ours && sandboxes.ValidID(id) && podName(id) == pod && !accounted(pod) {
+			leaks = append(leaks, Leak{Kind: kind, Name: name, Sandbox: id})
+		}
+	}
+	for _, root := range machineRoots {
+		entries, _ := os.ReadDir(root) // without Kata there is none
+		for _, e := range entries {
+			note("directory", filepath.Join(root, e.Name()), e.Name())
+		}
+	}
+	roots, err := groupRoots()
+	if err != nil {
+		return nil, err
+	}
+	for _, root := range roots {
+		for _, dir := range []string{root, filepath.Join(root, "kata_overhead")} {
+			entries, _ := os.ReadDir(dir)
+			for _, e := range entries {
+				note("control group", filepath.Join(dir, e.Name()), strings.TrimPrefix(e.Name(), "kata_"))
+			}
+		}
+	}
+	table, err := hostproc.Table()
+	if err != nil {
+		return nil, err
+	}
+	for pid := range table {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			continue
+		}
+		args := strings.Split(string(cmdline), "\x00")
+		if pod := podIn(args); pod != "" && (isShimOf(args, pod) || isMachineOf(args, pod)) {
+			note("process", fmt.Sprintf("%d (%s)", pid, filepath.Base(args[0])), pod)
+		}
+	}
+	return leaks, nil
+}
+
+// podIn returns what looks like a pod's name among the arguments of a command.
+func podIn(args []string) string {
+	for _, a := range args {
+		words := strings.FieldsFunc(a, func(r rune) bool { return r == '/' || r == ',' || r == '=' })
+		if i := slices.IndexFunc(words, func(w string) bool {
+			return strings.HasPrefix(strings.TrimPrefix(w, "sandbox-"), namePrefix)
+		}); i >= 0 {
+			return strings.TrimSuffix(strings.TrimPrefix(words[i], "sandbox-"), workSuffix)
+		}
+	}
+	return ""
+}
