@@ -1,6 +1,7 @@
 package agentapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -73,6 +74,42 @@ func TestAgentThatIsSilentAboutALink(t *testing.T) {
 	if _, err := c.LinkFiles(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
+}
+
+func FuzzLinkAnswer(f *testing.F) {
+	for _, answer := range []string{
+		switched, switched + "PRI * HTTP/2.0", switched[:len(switched)-2], "HTTP/1.1 101 \nUpgrade: KERNELGW-files\n\nearly", "",
+		"HTTP/1.1 100 Continue\r\n\r\n" + switched, "HTTP/1.1 404 Not Found\r\nContent-Length: 15\r\n\r\n{\"message\":\"x\"}",
+		"HTTP/1.1 500 \r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nx", "HTTP/9.9 -1 x\r\n\r\n",
+		"HTTP/1.1 101 x\r\nContent-Length: 99999999999\r\nUpgrade: kernelgw-files\r\n\r\n", "HTTP/1.1 503 \r\nX: " + strings.Repeat("x", MaxHeaderBytes),
+	} {
+		f.Add([]byte(answer))
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		ours, theirs := net.Pipe()
+		lying := make(chan struct{})
+		go func() {
+			defer close(lying)
+			defer theirs.Close()
+			go io.Copy(io.Discard, theirs) // the request; ends with the pipe
+			theirs.Write(answer)
+		}()
+		defer func() { <-lying }()
+		defer ours.Close()
+		c := &Client{Token: "t", dial: func(context.Context) (net.Conn, error) { return ours, nil }}
+		conn, err := c.LinkFiles(t.Context())
+		if err != nil {
+			var refused *StatusError
+			if !errors.Is(err, ErrLies) && !errors.Is(err, ErrGone) && !errors.As(err, &refused) {
+				t.Errorf("got %v", err)
+			}
+			return
+		}
+		rest, err := io.ReadAll(conn)
+		if err != nil || !bytes.HasSuffix(answer, rest) || len(rest) == len(answer) {
+			t.Errorf("the link carries %q, %v", rest, err)
+		}
+	})
 }
 
 func FuzzFilesPath(f *testing.F) {
