@@ -187,6 +187,35 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
+// What a sink does not take is lost in the kernel's pipe: that must be the end.
+func TestStalledSinkIsAnError(t *testing.T) {
+	in, out := pairs(t), pairs(t)
+	c := &client{links: map[*link]struct{}{}}
+	from := &outbound{idleConn: idleConn{Conn: out[0], idle: 200 * time.Millisecond}, client: c}
+	to := &inbound{idleConn: idleConn{Conn: in[1], idle: 200 * time.Millisecond}, client: c}
+	s := stream{from: from, to: to, fromIdle: &from.idleConn, toIdle: &to.idleConn, burst: 20 * time.Millisecond, bursts: &c.down}
+	flooded := make(chan struct{})
+	go func() {
+		defer close(flooded)
+		for chunk := make([]byte, 64<<10); ; {
+			if _, err := out[1].Write(chunk); err != nil {
+				return
+			}
+		}
+	}()
+	for start := time.Now(); ; {
+		if _, err := s.splice(in[1], out[0]); err != nil {
+			break
+		}
+		if time.Since(start) > 20*time.Second {
+			t.Error("no error")
+			break
+		}
+	}
+	out[0].Close()
+	<-flooded
+}
+
 // pairs returns the two ends of a TCP connection.
 func pairs(t *testing.T) (ends [2]*net.TCPConn) {
 	t.Helper()

@@ -78,8 +78,8 @@ func (s stream) copy() error {
 			return err
 		}
 		for bulk := n == len(buffer) && fromTCP && toTCP; bulk; {
-			moved, ended, err := s.splice(sink, source)
-			if err != nil || ended {
+			moved, err := s.splice(sink, source)
+			if err != nil {
 				return err
 			}
 			bulk = moved > copySize
@@ -87,23 +87,21 @@ func (s stream) copy() error {
 	}
 }
 
-// splice lets the kernel move what comes for the time of one burst, and reports
-// how much that was and whether it was the end.
-func (s stream) splice(sink, source *net.TCPConn) (moved int64, ended bool, err error) {
+// splice lets the kernel move what comes for the time of one burst, and returns
+// how much that was.
+func (s stream) splice(sink, source *net.TCPConn) (int64, error) {
 	start := time.Now()
 	s.from.SetReadDeadline(start.Add(s.burst))
 	defer s.from.SetReadDeadline(time.Time{})
 	s.toIdle.move()
-	moved, err = sink.ReadFrom(source)
+	moved, err := sink.ReadFrom(source)
 	s.bursts.Add(uint64(moved))
-	if err == nil {
-		return moved, true, nil
-	}
-	// The burst is over; or, much later, the sink took nothing for the idle time.
+	// The burst is over. When it is the idle time that is over, the sink took
+	// nothing, and bytes are lost in the pipe.
 	if errors.Is(err, os.ErrDeadlineExceeded) && time.Since(start) < s.toIdle.idle {
-		return moved, false, nil
+		return moved, nil
 	}
-	return moved, false, err
+	return moved, err
 }
 
 // buffers are shared by all connections.
