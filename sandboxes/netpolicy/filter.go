@@ -2,7 +2,6 @@ package netpolicy
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -27,6 +26,7 @@ type filter struct {
 	mu sync.Mutex // held while the filter is changed or read
 
 	// guarded by mu
+	conn     *nftables.Conn  // nil when there is none
 	admitted map[number]bool // the slots that may send and receive
 }
 
@@ -38,34 +38,53 @@ func (f *filter) tables() (ip, arp *table) {
 	return newTable(f.plan.Name, nftables.TableFamilyINet), newTable(f.plan.Name, nftables.TableFamilyARP)
 }
 
-// dial begins a transaction. Every one has a connection of its own: after an
-// error, what is still to be read from one is not known.
-func (f *filter) dial() (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(f.host)), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return c.SetReadBuffer(1 << 20) // an acknowledgement of each message of a transaction
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("cannot talk to the kernel about packets: %w", err)
+// with lends the connection. It is kept, because to close one the kernel waits
+// until what was removed last is out of use; after an error, when what is still
+// to be read from it is not known, it is not used again.
+func (f *filter) with(do func(*nftables.Conn) error) (err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.conn == nil {
+		f.conn, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(f.host)), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			return c.SetReadBuffer(1 << 20) // an acknowledgement of each message of a transaction
+		}))
+		if err != nil {
+			return fmt.Errorf("cannot talk to the kernel about packets: %w", err)
+		}
 	}
-	return conn, nil
+	if err := do(f.conn); err != nil {
+		f.hangUp()
+		return err
+	}
+	return nil
+}
+
+func (f *filter) hangUp() {
+	if f.conn != nil {
+		_ = f.conn.CloseLasting()
+		f.conn = nil
+	}
+}
+
+func (f *filter) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hangUp()
 }
 
 // install makes the tables anew, with the rules, and lets slots send and
 // receive. What was counted so far is forgotten.
 func (f *filter) install(slots iter.Seq[number]) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for n := range slots {
-		f.admitted[n] = true
-	}
-	return f.installLocked()
+	return f.with(func(conn *nftables.Conn) error {
+		for n := range slots {
+			f.admitted[n] = true
+		}
+		return f.make(conn)
+	})
 }
 
-func (f *filter) installLocked() error {
-	conn, err := f.dial()
-	if err != nil {
-		return err
-	}
+// make makes the tables. f.mu is held.
+func (f *filter) make(conn *nftables.Conn) error {
 	ip, arp := f.tables()
 	for _, t := range []*table{ip, arp} {
 		conn.AddTable(t.Table) // there is no other way to delete what may not be there
@@ -116,22 +135,18 @@ func element(key ...[]byte) nftables.SetElement {
 
 // admit lets a slot send and receive.
 func (f *filter) admit(n number) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	conn, err := f.dial()
-	if err != nil {
-		return err
-	}
-	ip, arp := f.tables()
-	if err = f.addElements(conn, ip, arp, []number{n}); err == nil {
-		err = conn.Flush()
-	}
-	f.admitted[n] = true
+	err := f.with(func(conn *nftables.Conn) error {
+		f.admitted[n] = true
+		ip, arp := f.tables()
+		if err := f.addElements(conn, ip, arp, []number{n}); err != nil {
+			return err
+		}
+		return conn.Flush()
+	})
 	if errors.Is(err, unix.ENOENT) { // somebody has just removed the tables
-		err = f.installLocked()
+		err = f.with(f.make)
 	}
 	if err != nil {
-		delete(f.admitted, n)
 		return fmt.Errorf("cannot let %s through the packet filter: %w", f.plan.link(n), err)
 	}
 	return nil
@@ -139,187 +154,60 @@ func (f *filter) admit(n number) error {
 
 // dismiss removes all that is known of slots, whose links are gone already.
 func (f *filter) dismiss(slots ...number) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, n := range slots {
-		delete(f.admitted, n)
-	}
-	conn, err := f.dial()
-	if err != nil {
-		return err
-	}
-	err = f.each(conn, func(t *table, s *nftables.Set, elements []nftables.SetElement) error {
-		elements = slices.DeleteFunc(elements, func(e nftables.SetElement) bool {
-			n, ok := f.numberOf(e)
-			return !ok || !slices.Contains(slots, n)
-		})
-		for some := range slices.Chunk(elements, 500) {
-			for i := range some {
-				some[i] = nftables.SetElement{Key: some[i].Key}
-			}
-			if err := conn.SetDeleteElements(s, some); err != nil {
-				return err
-			}
+	err := f.with(func(conn *nftables.Conn) error {
+		for _, n := range slots {
+			delete(f.admitted, n)
 		}
-		return nil
+		err := f.each(conn, func(s *nftables.Set, elements []nftables.SetElement) error {
+			elements = slices.DeleteFunc(elements, func(e nftables.SetElement) bool {
+				n, ok := f.numberOf(e)
+				return !ok || !slices.Contains(slots, n)
+			})
+			for some := range slices.Chunk(elements, 500) {
+				for i := range some {
+					some[i] = nftables.SetElement{Key: some[i].Key}
+				}
+				if err := conn.SetDeleteElements(s, some); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return conn.Flush()
 	})
-	if err == nil {
-		err = conn.Flush()
-	}
 	if err != nil {
 		return fmt.Errorf("cannot remove slots from the packet filter: %w", err)
 	}
 	return nil
 }
 
-// each calls f with the elements of every set. Without tables there are none.
-func (f *filter) each(conn *nftables.Conn, do func(*table, *nftables.Set, []nftables.SetElement) error) error {
-	there, err := f.present(conn)
-	if err != nil {
-		return err
-	}
-	ip, arp := f.tables()
-	for _, t := range []*table{ip, arp} {
-		if !slices.Contains(there, t.Family) {
-			continue
-		}
-		for _, s := range t.sets {
-			elements, err := elementsOf(conn, s)
-			if err != nil {
-				return err
-			}
-			if err := do(t, s, elements); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// elementsOf reads a set. A dump that somebody's change interrupts is repeated.
-func elementsOf(conn *nftables.Conn, s *nftables.Set) (elements []nftables.SetElement, err error) {
-	for range 20 {
-		elements, err = conn.GetSetElements(s)
-		if err == nil {
-			return elements, nil
-		}
-	}
-	return nil, fmt.Errorf("cannot read set %s: %w", s.Name, err)
-}
-
-// numberOf returns which slot an element is about.
-func (f *filter) numberOf(e nftables.SetElement) (number, bool) {
-	if len(e.Key) < len(interfaceName("")) {
-		return 0, false
-	}
-	name, _, _ := bytes.Cut(e.Key[:len(interfaceName(""))], []byte{0})
-	return f.plan.numberOf(string(name))
-}
-
-// known returns the slots that the filter has something of.
-func (f *filter) known() ([]number, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	conn, err := f.dial()
-	if err != nil {
-		return nil, err
-	}
-	var found []number
-	err = f.each(conn, func(_ *table, _ *nftables.Set, elements []nftables.SetElement) error {
-		for _, e := range elements {
-			if n, ok := f.numberOf(e); ok && !slices.Contains(found, n) {
-				found = append(found, n)
-			}
-		}
-		return nil
-	})
-	return found, err
-}
-
-// denied returns how many packets were refused, by slot and reason.
-func (f *filter) denied() (map[number]map[Reason]uint64, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	conn, err := f.dial()
-	if err != nil {
-		return nil, err
-	}
-	counts := map[number]map[Reason]uint64{}
-	there, err := f.present(conn)
-	if err != nil {
-		return nil, err
-	}
-	ip, arp := f.tables()
-	for _, t := range []*table{ip, arp} {
-		if !slices.Contains(there, t.Family) {
-			continue
-		}
-		elements, err := elementsOf(conn, t.denied)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range elements {
-			n, ok := f.numberOf(e)
-			if !ok || e.Counter == nil {
-				continue
-			}
-			reason := binary.NativeEndian.Uint32(e.Key[len(interfaceName("")):])
-			if int(reason) >= len(reasons) {
-				continue
-			}
-			if counts[n] == nil {
-				counts[n] = map[Reason]uint64{}
-			}
-			counts[n][reasons[reason]] += e.Counter.Packets
-		}
-	}
-	return counts, nil
-}
-
-// present returns the families in which our table is.
-func (f *filter) present(conn *nftables.Conn) ([]nftables.TableFamily, error) {
-	tables, err := conn.ListTables()
-	if err != nil {
-		return nil, fmt.Errorf("cannot list the tables of the packet filter: %w", err)
-	}
-	var found []nftables.TableFamily
-	for _, t := range tables {
-		if t.Name == f.plan.Name && (t.Family == nftables.TableFamilyINet || t.Family == nftables.TableFamilyARP) {
-			found = append(found, t.Family)
-		}
-	}
-	return found, nil
-}
-
 // restore installs the tables again if one is missing, and reports whether it did.
-func (f *filter) restore() (bool, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	conn, err := f.dial()
-	if err != nil {
-		return false, err
-	}
-	there, err := f.present(conn)
-	if err != nil || len(there) == 2 {
-		return false, err
-	}
-	return true, f.installLocked()
+func (f *filter) restore() (restored bool, err error) {
+	err = f.with(func(conn *nftables.Conn) error {
+		there, err := f.present(conn)
+		if err != nil || len(there) == 2 {
+			return err
+		}
+		restored = true
+		return f.make(conn)
+	})
+	return restored, err
 }
 
 // remove removes the tables.
 func (f *filter) remove() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	conn, err := f.dial()
+	err := f.with(func(conn *nftables.Conn) error {
+		ip, arp := f.tables()
+		for _, t := range []*table{ip, arp} {
+			conn.AddTable(t.Table)
+			conn.DelTable(t.Table)
+		}
+		return conn.Flush()
+	})
 	if err != nil {
-		return err
-	}
-	ip, arp := f.tables()
-	for _, t := range []*table{ip, arp} {
-		conn.AddTable(t.Table)
-		conn.DelTable(t.Table)
-	}
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot remove the packet filter's table %s: %w", f.plan.Name, err)
 	}
 	return nil

@@ -56,15 +56,17 @@ func TestHundredsOfSlotsLeaveTheHostAsItWas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		descriptors, err := os.ReadDir("/proc/self/fd")
+		return fmt.Sprintf("%d slots in the packet filter, %d links, %d mounts", len(known), len(links), len(mountsBelow(t, dir)))
+	}
+	descriptors := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fmt.Sprintf("%d slots in the packet filter, %d links, %d mounts, %d descriptors",
-			len(known), len(links), len(mountsBelow(t, dir)), len(descriptors))
+		return len(open)
 	}
 	cycle(0)
-	before := count()
+	before, opened := count(), descriptors()
 	cycles := 200
 	if testing.Short() {
 		cycles = 20
@@ -75,6 +77,7 @@ func TestHundredsOfSlotsLeaveTheHostAsItWas(t *testing.T) {
 	if after := count(); after != before {
 		t.Errorf("before: %s; after %d slots: %s", before, cycles, after)
 	}
+	eventually(t, "descriptors are as few as before", func() bool { return descriptors() <= opened })
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -178,6 +178,7 @@ func (n *Network) connect() (err error) {
 	}
 	n.held = append(n.held, closer(n.links.close))
 	n.filter = newFilter(n.identity.plan, n.host)
+	n.held = append(n.held, closer(n.filter.close))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -78,6 +79,9 @@ func (p plan) env(policy sandboxes.NetworkPolicy) []string {
 	}
 	if policy.Mirror != "" {
 		env = append(env, "PIP_INDEX_URL="+policy.Mirror, "UV_DEFAULT_INDEX="+policy.Mirror)
+		if u, err := url.Parse(policy.Mirror); err == nil && u.Scheme == "http" {
+			env = append(env, "PIP_TRUSTED_HOST="+u.Host) // pip ignores an index without TLS otherwise
+		}
 	}
 	return env
 }
