@@ -91,7 +91,7 @@ func testFreeze(b *bench) {
 
 	ended, _ := b.start()
 	b.h.KillAgent(b.T, b.d, ended)
-	b.ended(ended.Spec.ID, endTimeout)
+	b.ended(ended.Spec.ID, b.h.patience(endTimeout))
 	if err := b.d.Freeze(b.ctx, ended.Spec.ID); !errors.Is(err, sandboxes.ErrNotFound) {
 		b.Errorf("Freeze of a sandbox that has ended: %v, want ErrNotFound", err)
 	}

@@ -33,7 +33,7 @@ print("planted")
 		}
 		if end != "Destroy" {
 			b.h.KillAgent(b.T, b.d, sb)
-			b.ended(sb.Spec.ID, endTimeout)
+			b.ended(sb.Spec.ID, b.h.patience(endTimeout))
 		}
 		b.destroy(sb.Spec.ID)
 	}

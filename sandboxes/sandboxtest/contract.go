@@ -96,7 +96,7 @@ func testLife(b *bench) {
 	}
 	b.destroy(id)
 	b.listed()
-	if _, err := b.wait(id, endTimeout); !errors.Is(err, sandboxes.ErrNotFound) {
+	if _, err := b.wait(id, b.h.patience(endTimeout)); !errors.Is(err, sandboxes.ErrNotFound) {
 		b.Errorf("Wait after Destroy: %v, want ErrNotFound", err)
 	}
 	if err := agent.get(b.ctx, "/v1/status", nil); err == nil {
@@ -114,7 +114,7 @@ func testInvalidIDs(b *bench) {
 		if _, err := b.d.Create(b.ctx, spec); !errors.Is(err, sandboxes.ErrInvalid) {
 			b.Errorf("Create with id %q: %v, want ErrInvalid", id, err)
 		}
-		if _, err := b.wait(id, endTimeout); !errors.Is(err, sandboxes.ErrNotFound) {
+		if _, err := b.wait(id, b.h.patience(endTimeout)); !errors.Is(err, sandboxes.ErrNotFound) {
 			b.Errorf("Wait for id %q: %v, want ErrNotFound", id, err)
 		}
 		if err := b.d.Destroy(b.ctx, id); err != nil {
@@ -156,11 +156,11 @@ func testDuplicate(b *bench) {
 	}
 	b.listed(sb)
 	b.h.KillAgent(b.T, b.d, sb)
-	exit := b.ended(sb.Spec.ID, endTimeout)
+	exit := b.ended(sb.Spec.ID, b.h.patience(endTimeout))
 	if _, err := b.d.Create(b.ctx, again); !errors.Is(err, sandboxes.ErrExists) {
 		b.Errorf("Create with the id of an ended sandbox: %v, want ErrExists", err)
 	}
-	if got := b.ended(sb.Spec.ID, endTimeout); !got.At.Equal(exit.At) || got.Code != exit.Code {
+	if got := b.ended(sb.Spec.ID, b.h.patience(endTimeout)); !got.At.Equal(exit.At) || got.Code != exit.Code {
 		b.Errorf("the refused Create changed the end of the old sandbox from %+v to %+v", exit, got)
 	}
 }
@@ -249,7 +249,7 @@ func testCancelledCreate(b *bench) {
 
 func testUnknownSandbox(b *bench) {
 	id := b.newID()
-	if _, err := b.wait(id, endTimeout); !errors.Is(err, sandboxes.ErrNotFound) {
+	if _, err := b.wait(id, b.h.patience(endTimeout)); !errors.Is(err, sandboxes.ErrNotFound) {
 		b.Errorf("Wait for a sandbox that never was: %v, want ErrNotFound", err)
 	}
 	b.destroy(id)
@@ -280,7 +280,7 @@ func testAgentExits(b *bench) {
 	if err := agent.post(b.ctx, "/v1/kernel/shutdown"); err != nil {
 		b.Fatalf("cannot shut the kernel down: %v", err)
 	}
-	exit := b.ended(sb.Spec.ID, endTimeout)
+	exit := b.ended(sb.Spec.ID, b.h.patience(endTimeout))
 	if exit.Code != 0 {
 		b.Errorf("an agent that exited by itself after a shutdown is reported as %+v, want code 0", exit)
 	}
@@ -316,8 +316,8 @@ func testKilledAgent(b *bench) {
 	killed := time.Now()
 	b.h.KillAgent(b.T, b.d, sb)
 	got := <-ends
-	if late := time.Since(killed); late > time.Second {
-		b.Errorf("the end of a killed agent was seen after %v, want 1 s at most", late)
+	if late := time.Since(killed); late > b.h.patience(time.Second) {
+		b.Errorf("the end of a killed agent was seen after %v, want %v at most", late, b.h.patience(time.Second))
 	}
 	if got.err != nil || got.exit.Code != 137 {
 		b.Errorf("the end of a killed agent is %+v, %v; want code 137", got.exit, got.err)
@@ -333,7 +333,7 @@ func testKilledAgent(b *bench) {
 func (b *bench) staysEnded(sb sandboxes.Sandbox, exit sandboxes.Exit) {
 	b.Helper()
 	for _, who := range []string{"the same Driver", "a new Driver"} {
-		got := b.ended(sb.Spec.ID, endTimeout)
+		got := b.ended(sb.Spec.ID, b.h.patience(endTimeout))
 		if got.Code != exit.Code || got.Reason != exit.Reason || !got.At.Equal(exit.At) {
 			b.Errorf("Wait said %+v, then to %s %+v", exit, who, got)
 		}
@@ -347,7 +347,7 @@ func (b *bench) staysEnded(sb sandboxes.Sandbox, exit sandboxes.Exit) {
 func testDestroyEndsWait(b *bench) {
 	sb, _ := b.start()
 	errs := make(chan error)
-	ctx, cancel := context.WithTimeout(b.ctx, endTimeout)
+	ctx, cancel := context.WithTimeout(b.ctx, b.h.patience(endTimeout))
 	defer cancel()
 	go func() {
 		_, err := b.d.Wait(ctx, sb.Spec.ID)
@@ -378,14 +378,14 @@ func testAdopt(b *bench) {
 	running, agent := b.start()
 	dead, _ := b.start()
 	b.h.KillAgent(b.T, b.d, dead)
-	b.ended(dead.Spec.ID, endTimeout)
+	b.ended(dead.Spec.ID, b.h.patience(endTimeout))
 
 	b.reopen()
 	b.listed(running, dead)
 	if _, err := agent.status(b.ctx); err != nil {
 		b.Fatalf("Close of a Driver ended its sandbox: %v", err)
 	}
-	if exit := b.ended(dead.Spec.ID, endTimeout); exit.Code != 137 {
+	if exit := b.ended(dead.Spec.ID, b.h.patience(endTimeout)); exit.Code != 137 {
 		b.Errorf("the end of a killed agent, seen by a new Driver, is %+v, want code 137", exit)
 	}
 	again := b.spec()
@@ -394,7 +394,7 @@ func testAdopt(b *bench) {
 		b.Errorf("Create with the id of an adopted sandbox: %v, want ErrExists", err)
 	}
 	b.h.KillAgent(b.T, b.d, running)
-	if exit := b.ended(running.Spec.ID, endTimeout); exit.Code != 137 {
+	if exit := b.ended(running.Spec.ID, b.h.patience(endTimeout)); exit.Code != 137 {
 		b.Errorf("the end of an adopted sandbox is %+v, want code 137", exit)
 	}
 	b.destroy(running.Spec.ID)

@@ -72,7 +72,7 @@ func (b *bench) runChild(o childOrder) (sandboxes.Sandbox, bool) {
 		b.Fatal(err)
 	}
 	top, _, _ := strings.Cut(b.Name(), "/")
-	cmd := exec.CommandContext(b.ctx, self, "-test.run=^"+regexp.QuoteMeta(top)+"$", "-test.timeout=2m")
+	cmd := exec.CommandContext(b.ctx, self, "-test.run=^"+regexp.QuoteMeta(top)+"$", "-test.timeout="+b.h.patience(2*time.Minute).String())
 	tmp, err := os.MkdirTemp("", "sbx-child")
 	if err != nil {
 		b.Fatal(err)
@@ -122,8 +122,8 @@ func testKilledDriver(b *bench) {
 	}
 	b.h.KillAgent(b.T, b.d, sb)
 	killed := time.Now()
-	if exit := b.ended(spec.ID, endTimeout); exit.Code != 137 || time.Since(killed) > time.Second {
-		b.Errorf("the end of an adopted sandbox is %+v, seen after %v; want code 137 within 1 s", exit, time.Since(killed))
+	if exit := b.ended(spec.ID, b.h.patience(endTimeout)); exit.Code != 137 || time.Since(killed) > b.h.patience(time.Second) {
+		b.Errorf("the end of an adopted sandbox is %+v, seen after %v; want code 137 within %v", exit, time.Since(killed), b.h.patience(time.Second))
 	}
 	b.destroy(spec.ID)
 	b.listed()

@@ -49,6 +49,10 @@ type Harness struct {
 	// StartTimeout bounds the wait for an agent that was created to answer.
 	// Zero means 60 s.
 	StartTimeout time.Duration
+
+	// Patience multiplies all other waits, for hosts that take their time, as
+	// virtual machines under emulation do. Zero means 1.
+	Patience int
 }
 
 // Run holds a driver to every sentence of the comments in sandboxes.Driver.
@@ -62,6 +66,7 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 	if h.StartTimeout == 0 {
 		h.StartTimeout = time.Minute
 	}
+	h.Patience = max(h.Patience, 1)
 	if order := os.Getenv(childEnv); order != "" {
 		h.obey(t, order) // does not return
 	}
@@ -106,6 +111,8 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 	}
 }
 
+func (h Harness) patience(d time.Duration) time.Duration { return d * time.Duration(h.Patience) }
+
 // bench is a state directory with a Driver, for one test.
 type bench struct {
 	*testing.T
@@ -123,7 +130,7 @@ func newBench(t *testing.T, h Harness) *bench {
 	if err != nil {
 		t.Fatalf("cannot make a state directory: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), h.patience(3*time.Minute))
 	b := &bench{T: t, h: h, dir: dir, d: h.New(t, dir), ctx: ctx}
 	t.Cleanup(func() {
 		cancel()
@@ -134,7 +141,7 @@ func newBench(t *testing.T, h Harness) *bench {
 
 // tearDown destroys all and finds what was left behind.
 func (b *bench) tearDown() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), b.h.patience(time.Minute))
 	defer cancel()
 	for _, id := range b.ids {
 		if err := b.d.Destroy(ctx, id); err != nil {
