@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -26,7 +27,7 @@ import (
 // versioned objects makes; any other is not implemented. It differs from
 // versity's own in what is a repair:
 //
-//   - what is answered is on the disk: the original syncs nothing;
+//   - what is answered is on the disk: the original syncs nothing, see durable.go;
 //   - a delete is one step: the original marks the file in place, so that a
 //     program that is killed loses a version, and so does a write that comes
 //     between;
@@ -41,6 +42,7 @@ type directory struct {
 
 	files    *posix.Posix
 	bucket   string // absolute path, and its name to files
+	incoming string // absolute path of where versions are before they are published
 	versions string // absolute path
 
 	writing [256]sync.Mutex // by object: held while a version replaces another
@@ -56,7 +58,12 @@ func (d *directory) own(key string) func() {
 }
 
 func (d *directory) enableVersioning() error {
-	return d.files.PutBucketVersioning(context.Background(), d.bucket, types.BucketVersioningStatusEnabled)
+	for _, bucket := range []string{d.bucket, d.incoming} {
+		if err := d.files.PutBucketVersioning(context.Background(), bucket, types.BucketVersioningStatusEnabled); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // at returns how the bucket is called by files.
@@ -161,46 +168,39 @@ func (d *directory) PutObject(ctx context.Context, in s3response.PutObjectInput)
 	if strings.HasSuffix(key, "/") {
 		return s3response.PutObjectOutput{}, s3err.GetNotImplementedErr("Key", "directories")
 	}
-	return d.write(ctx, in, nil)
+	return d.write(ctx, in, func(*os.File) error { return nil })
 }
 
-// write writes a version, after check has agreed while nobody else may write the
-// object, and syncs it.
+// write writes a version, if the conditions hold while nobody else may write the
+// object. prepare may add to the file that it is in.
 func (d *directory) write(ctx context.Context, in s3response.PutObjectInput, prepare func(*os.File) error) (s3response.PutObjectOutput, error) {
-	key := aws.ToString(in.Key)
+	if aws.ToString(in.Bucket) != bucketName {
+		return s3response.PutObjectOutput{}, s3err.GetBucketErr(s3err.ErrNoSuchBucket, aws.ToString(in.Bucket))
+	}
 	if err := d.hasRoom(in); err != nil {
 		return s3response.PutObjectOutput{}, err
 	}
-	ifMatch, ifNoneMatch := in.IfMatch, in.IfNoneMatch
-	in.Bucket, in.IfMatch, in.IfNoneMatch = d.at(in.Bucket), nil, nil
-	release := func() {}
-	defer func() { release() }()
-	var refused error
-	var replaced *replacement
-	out, err := d.files.PutObjectWithPostFunc(ctx, in, func(f *os.File) error {
-		if err := f.Sync(); err != nil {
-			return err
-		}
-		if prepare != nil {
-			if err := prepare(f); err != nil {
-				return err
-			}
-		}
-		release = d.own(key)
-		if refused = d.check(ctx, key, ifMatch, ifNoneMatch); refused != nil {
-			return refused
-		}
-		var err error
-		replaced, err = d.replacing(key)
-		return err
-	})
-	if refused != nil {
-		return out, refused
-	}
+	version, out, err := d.stage(ctx, in, prepare)
 	if err != nil {
 		return out, err
 	}
-	return out, replaced.done()
+	defer d.own(version.key)()
+	err = d.check(ctx, version.key, in.IfMatch, in.IfNoneMatch)
+	if err == nil {
+		err = d.publish(version)
+	}
+	if err != nil {
+		return out, errors.Join(err, removeStaged(version.path))
+	}
+	return out, nil
+}
+
+// removeStaged removes what was not published; it may have been in part.
+func removeStaged(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // check evaluates the conditions of a write against what is there now.
@@ -245,7 +245,13 @@ func (d *directory) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) 
 
 // removeVersion removes a version for good. The caller syncs.
 func (d *directory) removeVersion(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
-	defer d.own(aws.ToString(in.Key))()
+	key := aws.ToString(in.Key)
+	defer d.own(key)()
+	if aws.ToString(in.Bucket) == bucketName {
+		if done, err := d.removeNewest(key, aws.ToString(in.VersionId)); done || err != nil {
+			return &s3.DeleteObjectOutput{VersionId: in.VersionId}, err
+		}
+	}
 	changed := *in
 	changed.Bucket = d.at(in.Bucket)
 	return d.files.DeleteObject(ctx, &changed)

@@ -175,6 +175,7 @@ type layout struct {
 	objects  string // the newest version of each object, as a file under its key
 	versions string // older versions
 	names    string // see openDirectory
+	incoming string // see durable.go
 }
 
 func layoutOf(dir string) layout {
@@ -182,6 +183,7 @@ func layoutOf(dir string) layout {
 		objects:  filepath.Join(dir, "objects"),
 		versions: filepath.Join(dir, "versions"),
 		names:    filepath.Join(dir, "names"),
+		incoming: filepath.Join(dir, "incoming"),
 	}
 }
 
@@ -189,7 +191,7 @@ func layoutOf(dir string) layout {
 func (l layout) bucket() string { return filepath.Join(l.objects, bucketName) }
 
 func (l layout) make() error {
-	for _, dir := range []string{l.objects, l.versions, l.names, l.bucket()} {
+	for _, dir := range []string{l.objects, l.versions, l.names, l.incoming, l.bucket()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -204,7 +206,7 @@ func (l layout) make() error {
 // names leads from there to versions, and is made anew at each start, so that a
 // data directory may be moved.
 func openDirectory(l layout) (*directory, error) {
-	if err := os.RemoveAll(l.names); err != nil {
+	if err := errors.Join(os.RemoveAll(l.names), os.RemoveAll(l.incoming), os.Mkdir(l.incoming, 0o700)); err != nil {
 		return nil, fmt.Errorf("cannot prepare the directory of the embedded S3 server: %w", err)
 	}
 	alias := filepath.Join(l.names, l.bucket())
@@ -233,7 +235,7 @@ func openDirectory(l layout) (*directory, error) {
 	if err := errors.Join(err, os.Chdir(before)); err != nil {
 		return nil, fmt.Errorf("cannot open the embedded S3 server: %w", err)
 	}
-	d := &directory{files: files, bucket: l.bucket(), versions: l.versions}
+	d := &directory{files: files, bucket: l.bucket(), incoming: l.incoming, versions: l.versions}
 	if err := d.enableVersioning(); err != nil {
 		return nil, fmt.Errorf("cannot open the embedded S3 server: %w", err)
 	}

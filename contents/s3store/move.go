@@ -211,13 +211,7 @@ type brought struct {
 // bring makes the copies of what is moved, with its checkpoints.
 func (s *Store) bring(ctx context.Context, w *workspace, j journal, t *tree, again bool) (b brought, err error) {
 	for _, path := range t.directories {
-		path = t.rebased(path, j.To)
-		if again {
-			if _, err := s.directory(ctx, w, path); err == nil {
-				continue
-			}
-		}
-		if err := s.mark(ctx, w, path); err != nil {
+		if err := s.mark(ctx, w, t.rebased(path, j.To)); err != nil {
 			return b, err
 		}
 	}

@@ -116,27 +116,33 @@ func (s *Store) removeTree(ctx context.Context, w *workspace, t *tree) error {
 	return s.unmark(ctx, w, t.directories)
 }
 
-// unmark removes the markers of directories, which are sorted, from below. Nothing
-// of them stays: nobody wants an old version of a directory, and a deletion would
-// take as much room as the directory did.
+// unmark removes the markers of directories, which are sorted, and all of which are
+// in the first. Nothing of them stays: nobody wants an old version of a directory,
+// and a deletion would take as much room as the directory did. The first goes last:
+// while it is there, what is left of the others is found.
 func (s *Store) unmark(ctx context.Context, w *workspace, directories []string) error {
-	markers, err := s.markers(ctx, w, directories)
-	if err != nil {
+	if len(directories) == 0 {
+		return nil
+	}
+	if err := s.unmarkAll(ctx, w, directories[1:]); err != nil {
 		return err
 	}
-	if err := s.removeAll(ctx, markers); err != nil {
-		return err
+	return s.unmarkAll(ctx, w, directories[:1])
+}
+
+func (s *Store) unmarkAll(ctx context.Context, w *workspace, directories []string) error {
+	for range maxRaces {
+		markers, err := s.markers(ctx, w, directories)
+		if err != nil || len(markers) == 0 {
+			return err
+		}
+		if err := s.removeAll(ctx, markers); err != nil {
+			return err
+		}
+		w.usage.add(-contents.Charge(0) * int64(len(markers)))
+		// One that was written twice shows the version below now.
 	}
-	w.usage.add(-contents.Charge(0) * int64(len(markers)))
-	// One that was written twice shows the version below now.
-	markers, err = s.markers(ctx, w, directories)
-	if err != nil {
-		return err
-	}
-	for i := range markers {
-		markers[i].version = ""
-	}
-	return s.removeAll(ctx, markers)
+	return unavailable("others make directories all the time")
 }
 
 // markers returns the latest versions of the markers of directories that are there,

@@ -217,16 +217,24 @@ func (s *Store) makeDirectories(ctx context.Context, w *workspace, path string) 
 	return e, true, nil
 }
 
-// mark writes the marker of a directory, and counts it. To do so twice does no
-// harm.
+// mark writes the marker of a directory, unless it is there, and counts it.
 func (s *Store) mark(ctx context.Context, w *workspace, path string) error {
 	u, err := measure(bytes.NewReader(nil))
 	if err != nil {
 		return err
 	}
-	if _, _, err = s.put(ctx, s.base(w.name)+filesPart+markerKey(path), u, nil, condition{}); err != nil {
-		return err
+	for range maxRaces {
+		_, _, err = s.put(ctx, s.base(w.name)+filesPart+markerKey(path), u, nil, condition{none: true})
+		if err == nil {
+			w.usage.add(contents.Charge(0))
+		}
+		if !errors.Is(err, errPrecondition) {
+			return err
+		}
+		// Another file is written that makes the same directory.
+		if _, err := s.directory(ctx, w, path); !errors.Is(err, contents.ErrNotFound) {
+			return err
+		}
 	}
-	w.usage.add(contents.Charge(0))
-	return nil
+	return unavailable("others make and delete %s all the time", path)
 }
