@@ -138,7 +138,7 @@ func (m *Manager) convertError(err error) error {
 	case http.StatusRequestEntityTooLarge:
 		return fmt.Errorf("%w: %s", ErrTooLarge, message)
 	case http.StatusTooManyRequests:
-		return fmt.Errorf("%w: %s in this workspace; try again when one is done", ErrLimit, message)
+		return fmt.Errorf("%w: %s in this workspace; try again in a minute", ErrLimit, message)
 	case http.StatusNotImplemented:
 		return fmt.Errorf("%w: %s", ErrNoConverter, message)
 	case http.StatusGone:

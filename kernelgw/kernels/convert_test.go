@@ -95,6 +95,25 @@ func TestFailedQuestionForExportersIsNotAskedForEveryPage(t *testing.T) {
 	}
 }
 
+func TestQuestionForExportersEndsWithItsSandbox(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	driver.OnCreate(func(_ context.Context, _ sandboxes.Spec, a *sandboxtest.Agent) error {
+		a.NeverListen()
+		return nil
+	})
+	g := start(t, driver, memory.New())
+	done := make(chan error, 1)
+	go func() {
+		_, err := g.Exporters(t.Context(), "w")
+		done <- err
+	}()
+	eventually(t, "there is a sandbox", func() bool { return len(sandboxesOf(t, driver)) == 1 })
+	driver.Kill(onlySandbox(t, driver).Spec.ID, sandboxes.Exit{Code: 1, Reason: "no such program"})
+	if err := <-done; !errors.Is(err, kernels.ErrStart) || !strings.Contains(err.Error(), "no such program") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestGatewayThatStopsLeavesNoSandboxThatWasAsked(t *testing.T) {
 	driver := sandboxtest.NewFake(t)
 	asking := make(chan struct{})

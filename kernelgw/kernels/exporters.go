@@ -3,6 +3,7 @@ package kernels
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"kernelgw/sandboxes"
@@ -14,7 +15,7 @@ import (
 // all workspaces of that image.
 
 const (
-	exportersPatience = 10 * time.Second // of a request
+	exportersPatience = 30 * time.Second // of a request
 	askPatience       = 2 * time.Minute  // of the question
 	// exportersPause is how long a failed question is not asked again, and, where
 	// kernels run on the host, how long an answer holds: packages come and go there.
@@ -96,7 +97,7 @@ func (m *Manager) askExporters(policy Policy) {
 	sandbox, err := m.makeProbe(ctx, policy)
 	if err == nil {
 		defer m.destroyOrReap(sandbox.Spec.ID)
-		found, err = askProbe(ctx, sandbox)
+		found, err = m.askProbe(ctx, sandbox)
 	}
 	if err != nil {
 		m.o.Log.Error("cannot find out what an image makes of notebooks", "image", policy.Image, "error", err)
@@ -132,17 +133,31 @@ func (m *Manager) makeProbe(ctx context.Context, policy Policy) (sandboxes.Sandb
 	return sandbox, nil
 }
 
-func askProbe(ctx context.Context, sandbox sandboxes.Sandbox) (map[string]agentapi.Exporter, error) {
+// askProbe asks until there is an answer, or the sandbox has ended.
+func (m *Manager) askProbe(ctx context.Context, sandbox sandboxes.Sandbox) (map[string]agentapi.Exporter, error) {
 	agent, err := agentOf(sandbox)
 	if err != nil {
 		return nil, err
 	}
-	if err := agent.WaitReady(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrAgent, err)
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel(nil)
+	watching.Go(func() {
+		if exit, err := m.wait(ctx, sandbox.Spec.ID); err == nil {
+			cancel(fmt.Errorf("%w: its sandbox ended: %s (exit code %d)", ErrStart, exit.Reason, exit.Code))
+		}
+	})
+	err = agent.WaitReady(ctx)
+	var found map[string]agentapi.Exporter
+	if err == nil {
+		found, err = agent.Exporters(ctx)
 	}
-	found, err := agent.Exporters(ctx)
-	if err != nil && !isMissing(err) {
-		return nil, fmt.Errorf("%w: %w", ErrAgent, err)
+	switch {
+	case err == nil, isMissing(err):
+		return found, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
 	}
-	return found, nil
+	return nil, fmt.Errorf("%w: %w", ErrAgent, err)
 }

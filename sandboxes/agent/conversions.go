@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,16 +19,19 @@ import (
 //go:embed convert.py
 var convertScript string
 
-// maxConversions is how many run at once: each may need much memory, which is
-// the terminals', too.
-const maxConversions = 3
+// Each conversion may need much memory, which is the terminals', too.
+const (
+	maxConversions = 2  // that run at once
+	maxWaiting     = 20 // that wait for their turn
+)
 
 // conversions runs nbconvert, as the kernel's user, for a bounded time. Which
 // files it reads and what a notebook makes it do stays in the sandbox.
 type conversions struct {
 	terminals *terminals
+	patience  time.Duration // of one that waits, and of one that runs
 	slots     chan struct{} // one taken for each that runs
-	patience  time.Duration
+	asked     atomic.Int32  // that wait or run
 
 	mu      sync.Mutex
 	closed  bool                                 // guarded by mu
@@ -45,7 +49,26 @@ func newConversions(t *terminals) *conversions {
 var (
 	errNoPython = errors.New("there is no python3")
 	errTooLong  = errors.New("it took too long")
+	errTooMany  = errors.New("too many notebooks are being converted")
 )
+
+// enter waits for the turn of a conversion, which ends with leave. errTooMany
+// when others are before it for long, or the error of ctx.
+func (c *conversions) enter(ctx context.Context) (leave func(), err error) {
+	if c.asked.Add(1) > maxConversions+maxWaiting {
+		c.asked.Add(-1)
+		return nil, errTooMany
+	}
+	ctx, stop := context.WithTimeoutCause(ctx, c.patience, errTooMany)
+	defer stop()
+	select {
+	case c.slots <- struct{}{}:
+		return func() { <-c.slots; c.asked.Add(-1) }, nil
+	case <-ctx.Done():
+		c.asked.Add(-1)
+		return nil, context.Cause(ctx)
+	}
+}
 
 // conversion is what the script is told; the zero value asks what can be made.
 type conversion struct {

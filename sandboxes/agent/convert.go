@@ -58,13 +58,12 @@ func (a *Agent) postConvert(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := a.terminals.conversions
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	default:
-		fail(w, http.StatusTooManyRequests, fmt.Sprintf("%d notebooks are being converted", maxConversions))
+	leave, err := c.enter(r.Context())
+	if err != nil {
+		a.failConversion(w, err)
 		return
 	}
+	defer leave()
 	notebook, err := a.receive(w, r)
 	if err != nil {
 		return // it has answered
@@ -113,6 +112,8 @@ func (a *Agent) failConversion(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, errNoPython):
 		fail(w, http.StatusNotImplemented, "The image of this workspace has no python3, and so no nbconvert")
+	case errors.Is(err, errTooMany):
+		fail(w, http.StatusTooManyRequests, err.Error())
 	case errors.Is(err, errOver):
 		fail(w, http.StatusGone, "the sandbox is ending")
 	case errors.Is(err, errTooLong):

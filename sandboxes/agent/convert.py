@@ -26,9 +26,12 @@ class Failure(Exception):
 
 
 def exporter_class(name):
-    """Returns a class of exporters by name, or None."""
-    for found in importlib.metadata.entry_points(group="nbconvert.exporters", name=name):
-        return found.load()
+    """Returns a class of exporters by name, as nbconvert finds it, or None."""
+    if name == "ipynb":
+        name = "notebook"
+    for found in importlib.metadata.entry_points(group="nbconvert.exporters"):
+        if found.name in (name, name.lower()):
+            return found.load()
     return None
 
 

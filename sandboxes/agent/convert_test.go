@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,7 +158,7 @@ func TestNotebooksAreConvertedAsJupyterServerDoes(t *testing.T) {
 	}
 	posted := `{"name":"posted.ipynb","type":"notebook","content":` + notebookOf("posted text", plainOutput) + `}`
 	d, text, refused := r.convert(agentapi.ConvertRequest{Exporter: "script", Posted: true}, posted)
-	if refused != nil || d.Filename != "posted.txt" || !text != "6*7\n" {
+	if refused != nil || d.Filename != "posted.txt" || text != "6*7\n" {
 		t.Errorf("document %+v %q, %v", d, text, refused)
 	}
 	// An old notebook is made a new one first.
@@ -309,15 +310,34 @@ func (r *running) idle() {
 	}
 }
 
-func TestTooManyConversionsAtOnceAreRefused(t *testing.T) {
+func TestConversionsWaitForTheirTurnButNotForEver(t *testing.T) {
 	dir := t.TempDir()
-	r := startTerminals(t, python(t, "touch "+dir+"/$$; sleep 7535"))
-	for range maxConversions {
-		r.agent.terminals.conversions.slots <- struct{}{}
+	counts := `touch ` + dir + `/$$; ls ` + dir + ` | wc -l >>` + dir + `.most; sleep 0.05; rm ` + dir + `/$$; echo '{"status":499,"message":"done"}'`
+	r := startTerminals(t, python(t, counts))
+	var all sync.WaitGroup
+	for range 3 * maxConversions {
+		all.Go(func() {
+			if _, _, refused := r.convert(agentapi.ConvertRequest{Exporter: "html", Path: "a.ipynb"}, "{}"); refused == nil || refused.Message != "done" {
+				t.Errorf("refused with %v", refused)
+			}
+		})
 	}
-	_, _, refused := r.convert(agentapi.ConvertRequest{Exporter: "html", Path: "a.ipynb"}, "{}")
-	if refused == nil || refused.Code != http.StatusTooManyRequests {
-		t.Errorf("refused with %v", refused)
+	all.Wait()
+	most, err := os.ReadFile(dir + ".most")
+	if n := len(strings.Fields(string(most))); err != nil || n != 3*maxConversions || strings.Contains(string(most), fmt.Sprint(maxConversions+1)) {
+		t.Errorf("%d ran, at once %q, %v", n, most, err)
+	}
+	c := r.agent.terminals.conversions
+	c.patience = 20 * time.Millisecond
+	for range maxConversions {
+		c.slots <- struct{}{}
+	}
+	for what, before := range map[string]int32{"too long": 0, "too many": maxConversions + maxWaiting} {
+		c.asked.Store(before)
+		_, _, refused := r.convert(agentapi.ConvertRequest{Exporter: "html", Path: "a.ipynb"}, "{}")
+		if refused == nil || refused.Code != http.StatusTooManyRequests {
+			t.Errorf("%s: refused with %v", what, refused)
+		}
 	}
 }
 
