@@ -139,7 +139,7 @@ func allChecks() []check {
 		serverChecks, specChecks, kernelChecks, sessionChecks, authChecks, originChecks,
 		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
 		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
-		terminalChecks, eventChecks, pageChecks, settingChecks, layoutChecks, treeChecks,
+		terminalChecks, eventChecks, nbconvertChecks, pageChecks, settingChecks, layoutChecks, treeChecks,
 		historyChecks, conditionChecks, largeChecks,
 	} {
 		all = append(all, some...)

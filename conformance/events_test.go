@@ -15,7 +15,6 @@ var eventChecks = []check{
 	{name: "EventsNeedCredentials", run: eventsNeedCredentials},
 	{name: "EventsOfUnknownSchemasAreRefused", run: eventsUnknownSchema},
 	{name: "ConfigSectionsAreKept", run: configSections},
-	{name: "NbconvertFormatsAreListed", run: nbconvertFormats},
 	{name: "LSPStatusIsHarmless", run: lspStatus},
 }
 
@@ -104,14 +103,6 @@ func configSections(t testing.TB, s *target) {
 	}
 	s.Do(t, "PUT", section, "{").Want(t, 400)
 	s.Do(t, "GET", "api/config/jupyterlabapputilsextensionannouncements?1795502306591", nil).Want(t, 200).Object(t)
-}
-
-func nbconvertFormats(t testing.TB, s *target) {
-	for name, format := range s.Do(t, "GET", "api/nbconvert", nil).Want(t, 200).Object(t) {
-		if object, ok := format.(map[string]any); !ok || object["output_mimetype"] == nil {
-			t.Errorf("the format %s is %v", name, format)
-		}
-	}
 }
 
 func lspStatus(t testing.TB, s *target) {
