@@ -200,3 +200,33 @@ func TestWhatTheHostReaches(t *testing.T) {
 		t.Error("what the host tried was not counted")
 	}
 }
+
+// What guests with IPv6 say by themselves is counted, and is no news.
+func TestIPv6MannersAreNotReported(t *testing.T) {
+	s := newStage(t)
+	solicitation := func(kind byte) []byte {
+		b := append([]byte(nil), routerAdvertisement...)
+		b[40] = kind
+		return b
+	}
+	listener := append([]byte(nil), routerAdvertisement...)
+	listener[6], listener[40] = 0, unix.IPPROTO_ICMPV6
+	for _, p := range [][]byte{solicitation(133), solicitation(135), listener, routerAdvertisement} {
+		err := s.in(s.pair[0], func() error {
+			return sendFrame(hardware(s.at.gateway), hardware(s.at.self), unix.ETH_P_IPV6, p)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	reports := func() int {
+		s.auditor.mu.Lock()
+		defer s.auditor.mu.Unlock()
+		return len(s.auditor.seen)
+	}
+	eventually(t, "all are counted", func() bool { return usage(t, s.Network, "attacker").Denied[ReasonFamily] == 4 })
+	eventually(t, "the advertisement is reported", func() bool { return reports() > 0 })
+	if reports() != 1 {
+		t.Errorf("%d reports, want that of the advertisement", reports())
+	}
+}

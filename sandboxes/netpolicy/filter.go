@@ -120,7 +120,9 @@ func (f *filter) addElements(conn *nftables.Conn, ip, arp *table, slots []number
 		receivers = append(receivers,
 			element(name, address.AsSlice(), gateway.AsSlice()),
 			element(name, address.AsSlice(), f.plan.proxy().AsSlice()))
-		arpSenders = append(arpSenders, element(name, mac, address.AsSlice(), gateway.AsSlice()))
+		arpSenders = append(arpSenders,
+			element(name, mac, address.AsSlice(), gateway.AsSlice()),
+			element(name, mac, address.AsSlice(), address.AsSlice()))
 	}
 	return errors.Join(
 		conn.SetAddElements(ip.senders, senders),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -32,9 +33,10 @@ type Network struct {
 	proxy    *egress.Proxy
 	wanted   chan struct{} // a ready namespace was taken
 	stop     context.CancelFunc
-	running  sync.WaitGroup
-	sources  []io.Closer // what the goroutines read from
-	held     []io.Closer // to be closed at the end, the last one first
+	running  sync.WaitGroup // goroutines
+	callers  sync.WaitGroup // of methods that use the host; added to under mu
+	sources  []io.Closer    // what the goroutines read from
+	held     []io.Closer    // to be closed at the end, the last one first
 
 	// step is told what comes next, before each change to the host. Tests die there.
 	step func(string)
@@ -168,6 +170,8 @@ func (n *Network) identify() error {
 		}
 	}
 	n.identity = i
+	// Anywhere: the numbers that the last process used just now are not known.
+	n.next = rand.N(i.last())
 	return n.connect()
 }
 
@@ -185,7 +189,11 @@ func (n *Network) connect() (err error) {
 // start finds what there is, makes the rest, and begins to serve.
 func (n *Network) start() (err error) {
 	p := n.identity.plan
-	if err := n.links.checkSubnet(); err != nil {
+	ours, err := n.links.owns(n.identity.Owner)
+	if err == nil && !ours {
+		err = n.links.checkSubnet()
+	}
+	if err != nil {
 		return err
 	}
 	n.step("make the proxy's link")
@@ -248,6 +256,7 @@ func (n *Network) Close() error {
 	}
 	n.closed = true
 	n.mu.Unlock()
+	n.callers.Wait()
 	n.stop()
 	for _, s := range n.sources {
 		_ = s.Close()
@@ -267,6 +276,17 @@ func (n *Network) Close() error {
 	}
 	n.letGo()
 	return err
+}
+
+// enter begins something that Close has to wait for.
+func (n *Network) enter() (leave func(), err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, errClosed
+	}
+	n.callers.Add(1)
+	return n.callers.Done, nil
 }
 
 func (n *Network) letGo() {
@@ -289,4 +309,4 @@ func (n *Network) removeRest() error {
 	return n.links.remove(n.identity.proxyLink())
 }
 
-var errClosed = fmt.Errorf("the sandboxes' network: %w", os.ErrClosed)
+var errClosed = fmt.Errorf("cannot use the sandboxes' network: %w", os.ErrClosed)

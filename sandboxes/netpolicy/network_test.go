@@ -2,9 +2,11 @@ package netpolicy
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -46,14 +48,27 @@ func openOn(t testing.TB, host netns.NsHandle, o Options) *Network {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.mu.Lock()
+	n.next = 0 // to know which number comes next
+	n.mu.Unlock()
 	t.Cleanup(func() {
 		for _, s := range n.List() {
-			if err := n.Release(context.Background(), s.ID); err != nil {
+			if err := n.Release(context.Background(), s.ID); err != nil && !errors.Is(err, os.ErrClosed) {
 				t.Error(err)
 			}
 		}
 		if err := n.Close(); err != nil {
 			t.Error(err)
+		}
+		// What the test has left in a network that it closed: the links go with the host.
+		pins, err := n.state.pins()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, number := range pins {
+			if err := unpin(n.state.pin(number)); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	return n

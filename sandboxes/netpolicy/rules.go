@@ -1,6 +1,7 @@
 package netpolicy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -9,11 +10,11 @@ import (
 )
 
 const (
-	loggedBytes     = 64        // of a refused packet
-	loggedPerSec    = 5         // packets of each sandbox
-	answeredPerSec  = 50        // refusals of each sandbox that are answered, so that programs do not wait
-	dialledLasts    = time.Hour // of silence on a connection to an agent
-	setSize         = 1 << 16   // elements
+	loggedBytes     = 64              // of a refused packet
+	loggedPerSec    = 5               // packets of each sandbox
+	answeredPerSec  = 50              // refusals of each sandbox that are answered, so that programs do not wait
+	setSize         = 1 << 18         // elements
+	dialledLasts    = 5 * time.Minute // of silence of the host on a connection to an agent; Go sends something every 15 s
 	ethernetForIPv4 = "\x00\x01\x08\x00\x06\x04"
 )
 
@@ -179,6 +180,7 @@ func (b batch) filter(p plan) {
 	// What sandboxes send.
 	from := b.hook("from sandboxes", nftables.ChainHookPrerouting, first)
 	b.rule(from, isNot(inName, ours...), accept())
+	b.ignoreIPv6Manners(from)
 	b.rule(from, isNot(family, unix.NFPROTO_IPV4), b.deny(ReasonFamily, inName, false))
 	b.rule(from, isNot(firstByte, 0x45), b.deny(ReasonOptions, inName, false))
 	b.rule(from, masked(fragment, []byte{0x3f, 0xff}, expr.CmpOpNeq, 0, 0), b.deny(ReasonFragment, inName, false))
@@ -219,8 +221,22 @@ func (b batch) filter(p plan) {
 	b.rule(through, is(outName, ours...), b.deny(ReasonForwarded, outName, false))
 }
 
-// filterARP writes the rules for ARP: a sandbox speaks for itself and asks for
-// its gateway.
+// ignoreIPv6Manners drops, counted but not reported, what every guest with IPv6
+// says when its link comes up: who is there, I listen, where is a router.
+func (b batch) ignoreIPv6Manners(from *nftables.Chain) {
+	const hopByHop, routerSolicitation, neighbourSolicitation = 0, 133, 135
+	quiet := b.conn.AddChain(&nftables.Chain{Name: "IPv6 manners", Table: b.table.Table})
+	b.rule(quiet, note(b.table.denied, key{inName, immediate(ReasonFamily.number(), 4)}, &expr.Counter{}))
+	b.rule(quiet, drop())
+	toLink := slices.Concat(is(family, unix.NFPROTO_IPV6), is(header(24, 2, 0), 0xff, 0x02))
+	b.rule(from, toLink, is(header(6, 1, 0), hopByHop), is(header(40, 1, 0), unix.IPPROTO_ICMPV6), goTo(quiet.Name))
+	for _, kind := range []byte{routerSolicitation, neighbourSolicitation} {
+		b.rule(from, toLink, is(header(6, 1, 0), unix.IPPROTO_ICMPV6), is(header(40, 1, 0), kind), goTo(quiet.Name))
+	}
+}
+
+// filterARP writes the rules for ARP: a sandbox speaks for itself, and asks
+// for its gateway or announces itself.
 func (b batch) filterARP(p plan) {
 	from := b.hook("from sandboxes", nftables.ChainHookRef(nfARPIn), 0)
 	b.rule(from, isNot(inName, []byte(p.prefix())...), accept())

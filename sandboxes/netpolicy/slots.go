@@ -25,21 +25,23 @@ func (n *Network) Acquire(ctx context.Context, id string, policy sandboxes.Netwo
 	if err := egress.Check(policy); err != nil {
 		return Slot{}, fmt.Errorf("cannot make a network for sandbox %s: %w", id, err)
 	}
+	leave, err := n.enter()
+	if err != nil {
+		return Slot{}, err
+	}
+	defer leave()
 	s := &slot{id: id, policy: policy}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n.mu.Lock()
 	_, exists := n.slots[id]
-	switch {
-	case n.closed:
-		n.mu.Unlock()
-		return Slot{}, errClosed
-	case exists:
-		n.mu.Unlock()
+	if !exists {
+		n.slots[id] = s
+	}
+	n.mu.Unlock()
+	if exists {
 		return Slot{}, fmt.Errorf("cannot make a network for sandbox %s: it %w", id, sandboxes.ErrExists)
 	}
-	n.slots[id] = s
-	n.mu.Unlock()
 
 	if err := n.give(ctx, s); err != nil {
 		s.ending = true
@@ -78,6 +80,11 @@ func (n *Network) give(ctx context.Context, s *slot) (err error) {
 // sandbox can send or receive from then on. Releasing what has no slot is no
 // error, and a Release that failed may be called again.
 func (n *Network) Release(_ context.Context, id string) error {
+	leave, err := n.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	s := n.find(id)
 	if s == nil {
 		return nil
@@ -125,6 +132,11 @@ func (n *Network) SetPolicy(_ context.Context, id string, policy sandboxes.Netwo
 	if err := egress.Check(policy); err != nil {
 		return fmt.Errorf("cannot change the network policy of sandbox %s: %w", id, err)
 	}
+	leave, err := n.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	s := n.find(id)
 	if s == nil {
 		return fmt.Errorf("cannot change the network policy of sandbox %s: %w", id, sandboxes.ErrNotFound)
@@ -163,6 +175,11 @@ func (n *Network) List() []Slot {
 
 // Usage says what a sandbox has used. The error wraps sandboxes.ErrNotFound.
 func (n *Network) Usage(id string) (Usage, error) {
+	leave, err := n.enter()
+	if err != nil {
+		return Usage{}, err
+	}
+	defer leave()
 	s := n.find(id)
 	if s == nil {
 		return Usage{}, fmt.Errorf("cannot tell the network usage of sandbox %s: %w", id, sandboxes.ErrNotFound)
