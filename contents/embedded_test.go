@@ -23,7 +23,7 @@ func embedded(b *testing.B) *httptest.Server {
 	if err != nil {
 		b.Skipf("no embedded storage here: %v", err)
 	}
-	store, err := s3store.New(b.Context(), s3store.Options{Bucket: server.Bucket, Client: s3store.NewClient(s3store.Access{
+	store, err := s3store.New(b.Context(), s3store.Options{Bucket: server.Bucket, OwnServer: true, Client: s3store.NewClient(s3store.Access{
 		Endpoint: server.Endpoint, Region: server.Region, AccessKey: server.AccessKey, SecretKey: server.SecretKey, HTTPClient: server.HTTPClient,
 	})})
 	if err != nil {

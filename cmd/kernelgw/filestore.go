@@ -82,6 +82,7 @@ type bucket struct {
 	client *s3.Client
 	name   string
 	prefix string
+	own    bool // it is the embedded one
 	close  func() error
 }
 
@@ -100,7 +101,7 @@ func openBucket(ctx context.Context, c *Config, log *slog.Logger) (bucket, error
 		Endpoint: server.Endpoint, Region: server.Region, AccessKey: server.AccessKey, SecretKey: server.SecretKey,
 		HTTPClient: server.HTTPClient,
 	})
-	return bucket{client: client, name: server.Bucket, close: server.Close}, nil
+	return bucket{client: client, name: server.Bucket, own: true, close: server.Close}, nil
 }
 
 // configuredBucket returns the bucket of the configuration.
@@ -128,7 +129,7 @@ func openFiles(ctx context.Context, c *Config, log *slog.Logger) (files, error) 
 		return files{}, err
 	}
 	store, err := s3store.New(ctx, s3store.Options{
-		Client: b.client, Bucket: b.name, Prefix: b.prefix, QuotaBytes: int64(c.Quota), Log: log,
+		Client: b.client, Bucket: b.name, Prefix: b.prefix, QuotaBytes: int64(c.Quota), OwnServer: b.own, Log: log,
 		Retention: s3store.Retention{All: c.KeepVersions, Hourly: c.KeepHourly, Daily: c.KeepDaily, Trash: c.KeepTrash},
 	})
 	if err != nil {

@@ -1,8 +1,12 @@
 package s3store_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"io"
+	"net/http"
+	"sync/atomic"
 	"testing"
 
 	"kernelgw/contents"
@@ -49,3 +53,46 @@ func (at target) contract(t *testing.T) {
 }
 
 func TestStoreOnTheEmbeddedServer(t *testing.T) { embedded.contract(t) }
+
+// damaging is a link that changes a byte of what is written, once it is told to.
+type damaging struct {
+	on   http.RoundTripper
+	does atomic.Bool
+}
+
+// RoundTrip implements http.RoundTripper.
+func (d *damaging) RoundTrip(r *http.Request) (*http.Response, error) {
+	if d.does.Load() && r.Method == http.MethodPut && r.ContentLength > 0 {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		body[len(body)/2] ^= 1
+		r = r.Clone(r.Context())
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return d.on.RoundTrip(r)
+}
+
+// What is not signed is checked all the same: nothing damaged is ever kept.
+func TestADamagedWriteIsRefused(t *testing.T) {
+	good := embedded.openAt(t, "test-damaged/", func(o *s3store.Options) { o.OwnServer = true })
+	ctx := ctxOf(t)
+	if err := put(ctx, good, "w", "f", "first", contents.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, own := range []bool{true, false} {
+		at := embedded
+		link := &damaging{on: at.access.HTTPClient.Transport}
+		at.access.HTTPClient = &http.Client{Transport: link}
+		at.client = s3store.NewClient(at.access)
+		s := at.openAt(t, "test-damaged/", func(o *s3store.Options) { o.OwnServer = own })
+		link.does.Store(true)
+		if err := put(ctx, s, "w", "f", "second", contents.PutOptions{}); err == nil {
+			t.Errorf("a damaged write was taken, OwnServer is %v", own)
+		}
+	}
+	if err := versionsAre(ctx, good, "w", "f", "first"); err != nil {
+		t.Error(err)
+	}
+}

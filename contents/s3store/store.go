@@ -28,7 +28,10 @@ type Options struct {
 	// bound.
 	QuotaBytes int64
 	Retention  Retention
-	Log        *slog.Logger // nil discards
+	// OwnServer says that the server is in this program, or close: it then hashes
+	// what is written once and not twice. The content is checked all the same.
+	OwnServer bool
+	Log       *slog.Logger // nil discards
 }
 
 // Store is a contents.Store in an S3 bucket. One gateway at a time writes to a
@@ -41,6 +44,7 @@ type Store struct {
 	prefix    string
 	quota     int64
 	retention Retention
+	ownServer bool
 	log       *slog.Logger
 	quirks    quirks
 	claims    claims
@@ -74,7 +78,7 @@ func New(ctx context.Context, o Options) (*Store, error) {
 	lives, end := context.WithCancel(context.Background())
 	s := &Store{
 		client: tuned(o.Client), bucket: o.Bucket, prefix: o.Prefix, quota: o.QuotaBytes,
-		retention: o.Retention.withDefaults(), log: o.Log, quirks: report.quirks,
+		retention: o.Retention.withDefaults(), log: o.Log, quirks: report.quirks, ownServer: o.OwnServer,
 		lives: lives, end: end, started: now(), workspaces: map[string]*workspace{},
 	}
 	if s.log == nil {
