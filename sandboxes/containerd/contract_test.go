@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	client "github.com/containerd/containerd/v2/client"
 
@@ -16,27 +17,47 @@ import (
 
 // TestContractRuncDebian and the others hold the driver, with the real agent in
 // the default image, to the contract of sandboxes.Driver.
-func TestContractRuncDebian(t *testing.T) { contract(t, debian(), "runc") }
+func TestContractRuncDebian(t *testing.T) {
+	contract(t, backend{runtime: "runc", daemon: debian().start(t)})
+}
 
-func TestContractRuncV2(t *testing.T) { contract(t, v2(), "runc") }
+func TestContractRuncV2(t *testing.T) {
+	contract(t, backend{runtime: "runc", daemon: v2().start(t)})
+}
 
-func contract(t *testing.T, d *daemon, runtime string) {
-	d = d.start(t)
-	admin := d.client(t)
+// TestContractKataGoFake and TestContractKataRustFake run with a shim that does
+// what Kata's two shims do differently (tools/containerd/fakekata).
+func TestContractKataGoFake(t *testing.T) {
+	contract(t, backend{kata: true, runtime: fakeKata(t, "go"), daemon: v2().start(t)})
+}
+
+func TestContractKataRustFake(t *testing.T) {
+	contract(t, backend{kata: true, runtime: fakeKata(t, "rs"), daemon: v2().start(t)})
+}
+
+// TestContractKata runs with the Kata of this host; see make conformance-kata.
+func TestContractKata(t *testing.T) {
+	b := realKata(t)
+	if !isChild() {
+		t.Cleanup(func() { b.purge(t) })
+	}
+	contract(t, b)
+}
+
+func contract(t *testing.T, b backend) {
+	admin := b.daemon.client(t)
 	sandboxtest.Run(t, func(t *testing.T) sandboxtest.Harness {
 		return sandboxtest.Harness{
-			Python: true,
+			Python: true, Patience: b.slow, StartTimeout: b.patience(time.Minute),
 			New: func(t *testing.T, stateDir string) sandboxes.Driver {
-				o := d.options(t, stateDir)
-				o.Runtime = runtime
-				driver, err := containerd.New(o)
+				driver, err := containerd.New(b.options(t, stateDir))
 				if err != nil {
 					t.Fatal(err)
 				}
 				return driver
 			},
 			KillAgent: func(t *testing.T, _ sandboxes.Driver, sb sandboxes.Sandbox) {
-				killTask(t, admin, "kgw-"+sb.Spec.ID+".agent")
+				killTask(t, admin, containerOf(sb.Spec.ID))
 			},
 		}
 	})
@@ -57,12 +78,6 @@ func killTask(t testing.TB, admin *client.Client, name string) {
 		t.Fatalf("cannot kill %s: %v", name, err)
 	}
 }
-
-// TestContractKataGoFake and TestContractKataRustFake run with a shim that does
-// what Kata's two shims do differently (tools/containerd/fakekata).
-func TestContractKataGoFake(t *testing.T) { contract(t, v2(), fakeKata(t, "go")) }
-
-func TestContractKataRustFake(t *testing.T) { contract(t, v2(), fakeKata(t, "rs")) }
 
 // fakeKata is the path of the fake shim of a flavour, "go" or "rs".
 func fakeKata(t testing.TB, flavour string) string {

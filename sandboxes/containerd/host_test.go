@@ -24,6 +24,7 @@ import (
 type daemon struct {
 	name    string // for messages and environment variables
 	dir     string // all of it
+	address string // of one that is not the tests' own
 	binary  string
 	config  string // of its version
 	path    string // PATH, with shims
@@ -136,7 +137,12 @@ func (d *daemon) stop() error {
 	return os.RemoveAll(d.dir) // a mount that is left is in the way
 }
 
-func (d *daemon) socket() string { return filepath.Join(d.dir, "c.sock") }
+func (d *daemon) socket() string {
+	if d.address != "" {
+		return d.address
+	}
+	return filepath.Join(d.dir, "c.sock")
+}
 
 // boot runs the daemon until it answers.
 func (d *daemon) boot(t testing.TB) {
@@ -208,7 +214,7 @@ func (d *daemon) client(t testing.TB) *client.Client {
 	return c
 }
 
-const namespace = "kernelgw"
+const namespace = "kernelgw-test"
 
 // processesWith lists the processes with text among their arguments.
 func processesWith(text string) []int {

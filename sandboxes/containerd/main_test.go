@@ -57,6 +57,9 @@ func runInside() int {
 	return 0
 }
 
+// isChild reports whether this process plays a gateway for another test.
+func isChild() bool { return os.Getenv("KERNELGW_SANDBOXTEST_CHILD") != "" }
+
 // ready prepares the namespaces, once, in the first process inside.
 func ready() error {
 	if os.Getenv(insideEnv) != "1" {

@@ -48,9 +48,7 @@ func (n plainNetwork) Acquire(_ context.Context, id string, _ sandboxes.NetworkP
 
 func plainSlot(dir string, i int, id string) (netpolicy.Slot, error) {
 	host, inside := fmt.Sprintf("kt%d", i), fmt.Sprintf("kt%dp", i)
-	base := netip.AddrFrom4([4]byte{10, 99, byte(i / 64), byte(i % 64 * 4)})
-	gateway := base.Next()
-	address := gateway.Next()
+	gateway, address := plainAddresses(i)
 	path := filepath.Join(dir, "ns")
 
 	runtime.LockOSThread()
@@ -76,6 +74,11 @@ func plainSlot(dir string, i int, id string) (netpolicy.Slot, error) {
 		return netpolicy.Slot{}, err
 	}
 	return netpolicy.Slot{ID: id, Namespace: path, Address: address, Gateway: gateway, Env: []string{"PLAIN_NETWORK=1"}}, nil
+}
+
+func plainAddresses(i int) (gateway, address netip.Addr) {
+	gateway = netip.AddrFrom4([4]byte{10, 99, byte(i / 64), byte(i % 64 * 4)}).Next()
+	return gateway, gateway.Next()
 }
 
 func plainLinks(ns netns.NsHandle, host, inside string, gateway, address netip.Addr) error {
@@ -145,6 +148,23 @@ func (n plainNetwork) Release(_ context.Context, id string) error {
 }
 
 func (n plainNetwork) SetPolicy(context.Context, string, sandboxes.NetworkPolicy) error { return nil }
+
+// slot is the one of a sandbox.
+func (n plainNetwork) slot(id string) (netpolicy.Slot, error) {
+	entries, err := os.ReadDir(n.dir)
+	if err != nil {
+		return netpolicy.Slot{}, err
+	}
+	for _, e := range entries {
+		of, _ := os.ReadFile(filepath.Join(n.dir, e.Name(), "of"))
+		i, err := strconv.Atoi(e.Name())
+		if string(of) == id && err == nil {
+			gateway, address := plainAddresses(i)
+			return netpolicy.Slot{ID: id, Namespace: filepath.Join(n.dir, e.Name(), "ns"), Address: address, Gateway: gateway}, nil
+		}
+	}
+	return netpolicy.Slot{}, fs.ErrNotExist
+}
 
 // left lists the slots that are not released.
 func (n plainNetwork) left() []string {

@@ -1,0 +1,157 @@
+package containerd_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+
+	"kernelgw/sandboxes/containerd"
+)
+
+// backend is a containerd with a runtime.
+type backend struct {
+	name    string
+	kata    bool
+	real    bool   // Kata itself, on this host
+	runtime string // for Options.Runtime
+	config  string // for Options.RuntimeConfigPath
+	daemon  *daemon
+	slow    int // see sandboxtest.Harness.Patience
+}
+
+// forEach runs a test over every backend that is here.
+func forEach(t *testing.T, test func(t *testing.T, b backend)) {
+	if onHost() {
+		t.Run("Kata", func(t *testing.T) { test(t, realKata(t)) })
+		return
+	}
+	t.Run("RuncDebian", func(t *testing.T) { test(t, backend{runtime: "runc", daemon: debian().start(t)}) })
+	t.Run("RuncV2", func(t *testing.T) { test(t, backend{runtime: "runc", daemon: v2().start(t)}) })
+	for _, flavour := range []string{"go", "rs"} {
+		t.Run("FakeKata-"+flavour, func(t *testing.T) {
+			test(t, backend{name: flavour, kata: true, runtime: fakeKata(t, flavour), daemon: v2().start(t)})
+		})
+	}
+}
+
+// realKata is the Kata of this host, as the environment names it.
+func realKata(t testing.TB) backend {
+	t.Helper()
+	socket := os.Getenv("KERNELGW_KATA_SOCKET")
+	if socket == "" {
+		notChecked(t, "Kata: KERNELGW_KATA_SOCKET is not set; run make conformance-kata on a host that has it")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("conformance with Kata needs root: containerd's socket and network namespaces")
+	}
+	if err := ready(); err != nil {
+		t.Fatal(err)
+	}
+	b := backend{
+		name: "Kata", kata: true, real: true, slow: 10,
+		runtime: os.Getenv("KERNELGW_KATA_RUNTIME"), config: os.Getenv("KERNELGW_KATA_CONFIG"),
+		daemon: &daemon{name: "KATA", address: socket},
+	}
+	if b.runtime == "" {
+		b.runtime = "kata-qemu-runtime-rs"
+	}
+	return b
+}
+
+// options are those of a driver on this backend with the real image and agent.
+func (b backend) options(t testing.TB, stateDir string) containerd.Options {
+	t.Helper()
+	o := b.daemon.options(t, stateDir)
+	o.Runtime, o.RuntimeConfigPath = b.runtime, b.config
+	return o
+}
+
+// patience is how long d is here.
+func (b backend) patience(d time.Duration) time.Duration { return d * time.Duration(max(b.slow, 1)) }
+
+// purge removes from a containerd that is not the tests' own what they made.
+func (b backend) purge(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	admin := b.daemon.client(t)
+	list, err := admin.ImageService().List(ctx)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, i := range list {
+		if err := admin.ImageService().Delete(ctx, i.Name, images.SynchronousDelete()); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range snapshotNames(t, admin) {
+		if strings.HasPrefix(name, "kernelgw-") {
+			if err := admin.SnapshotService("overlayfs").Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
+				t.Errorf("snapshot %s: %v", name, err)
+			}
+		}
+	}
+	// The collector takes the layers, one below the other.
+	for {
+		err := admin.NamespaceService().Delete(ctx, namespace)
+		if err == nil || errdefs.IsNotFound(err) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Errorf("left behind: namespace %s of containerd: %v", namespace, err)
+			return
+		case <-time.After(200 * time.Millisecond):
+			// Any deletion starts the collector.
+			_ = collect(ctx, admin)
+		}
+	}
+}
+
+func collect(ctx context.Context, admin *client.Client) error {
+	_, done, err := admin.WithLease(ctx)
+	if err != nil {
+		return err
+	}
+	return done(ctx)
+}
+
+// containerOf is the name of the container with a sandbox's agent.
+func containerOf(id string) string { return "kgw-" + id + ".agent" }
+
+// machineOf returns the pids of a sandbox's virtual machine and its file server.
+func machineOf(id string) []int {
+	var found []int
+	for _, text := range []string{"sandbox-kgw-" + id, "/kgw-" + id + "/"} {
+		for _, pid := range processesWith(text) {
+			if base := filepath.Base(strings.Fields(cmdline(pid) + " -")[0]); strings.HasPrefix(base, "qemu-system") || strings.HasPrefix(base, "virtiofsd") {
+				found = append(found, pid)
+			}
+		}
+	}
+	return found
+}
+
+// shimsOf returns the pids of a sandbox's shim.
+func shimsOf(id string) []int {
+	var found []int
+	for _, pid := range processesWith("-id kgw-" + id) {
+		if strings.Contains(cmdline(pid), "containerd-shim") {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+func testID(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("f%d", time.Now().UnixNano())
+}

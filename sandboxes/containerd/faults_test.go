@@ -1,0 +1,362 @@
+package containerd_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/containerd"
+	"kernelgw/sandboxes/netpolicy"
+)
+
+func TestMemoryLimitIsTheReason(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		d, _ := b.tiny(t)
+		sb := b.make(t, d, "use memory")
+		r := within(t, waited(t.Context(), d, sb.Spec.ID), b.patience(20*time.Second))
+		if r.exit.Code != 137 || r.exit.Reason != "killed: memory limit 96 MiB" {
+			t.Errorf("a sandbox that uses up its memory ends with %+v", r.exit)
+		}
+		if late := r.at.Sub(r.exit.At); late > b.patience(time.Second) {
+			t.Errorf("the end was told %v after it", late)
+		}
+	})
+}
+
+// runtime-rs leaves the machine of a shim that was killed to itself.
+func TestKilledShimLeavesNothing(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		d, o := b.tiny(t)
+		sb := b.make(t, d, "wait")
+		b.answers(t, sb)
+		id := sb.Spec.ID
+		ended := waited(t.Context(), d, id)
+		machine, shims := machineOf(id), shimsOf(id)
+		if len(shims) != 1 || b.kata && len(machine) == 0 {
+			t.Fatalf("shims %v, machine %v", shims, machine)
+		}
+		if err := syscall.Kill(shims[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		r := within(t, ended, b.patience(10*time.Second))
+		if r.exit.Code != 137 || r.exit.Reason == "" {
+			t.Errorf("the end is told as %+v", r.exit)
+		}
+		if b.name == "rs" && len(machineOf(id)) == 0 {
+			t.Error("the fake's machine ended with its shim: the test tests nothing")
+		}
+		// A gateway that was restarted meanwhile cleans up as well.
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again := newDriver(t, o)
+		if exit, err := again.Wait(t.Context(), id); err != nil || exit != r.exit {
+			t.Errorf("a new Driver says %+v, %v; the old one said %+v", exit, err, r.exit)
+		}
+		if err := again.Destroy(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		b.nothingLeft(t, id)
+	})
+}
+
+func TestDeathOfTheMachineIsTheReason(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		if !b.kata {
+			t.Skip("there is no machine")
+		}
+		d, _ := b.tiny(t)
+		sb := b.make(t, d, "wait")
+		b.answers(t, sb)
+		ended := waited(t.Context(), d, sb.Spec.ID)
+		machine := machineOf(sb.Spec.ID)
+		if len(machine) == 0 {
+			t.Skip("this hypervisor is not known here")
+		}
+		if err := syscall.Kill(machine[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		r := within(t, ended, b.patience(5*time.Second))
+		if r.exit.Code != 255 || !strings.Contains(r.exit.Reason, "virtual machine") {
+			t.Errorf("the end is told as %+v", r.exit)
+		}
+	})
+}
+
+func TestContainerdKilledIsNoEndOfASandbox(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		if b.real {
+			t.Skip("containerd is not the test's to kill")
+		}
+		d, _ := b.tiny(t)
+		sb := b.make(t, d, "wait")
+		b.answers(t, sb)
+		ended := waited(t.Context(), d, sb.Spec.ID)
+		b.daemon.kill()
+		b.answers(t, sb)
+		select {
+		case r := <-ended:
+			t.Errorf("the death of containerd ended a Wait: %+v, %v", r.exit, r.err)
+		case <-time.After(2 * time.Second):
+		}
+		if list, err := d.List(t.Context()); err != nil || len(list) != 1 {
+			t.Errorf("without containerd List gives %v, %v", list, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		err := d.Destroy(ctx, sb.Spec.ID)
+		cancel()
+		if err == nil {
+			t.Error("Destroy without containerd succeeded")
+		}
+		b.daemon.boot(t)
+		b.answers(t, sb)
+		killTask(t, b.daemon.client(t), containerOf(sb.Spec.ID))
+		if r := within(t, ended, 10*time.Second); r.exit.Code != 137 {
+			t.Errorf("after the restart of containerd the end is told as %+v", r.exit)
+		}
+		// It also creates again.
+		b.answers(t, b.make(t, d, "wait"))
+	})
+}
+
+func TestLeaksAreFoundAndRepaired(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		d, o := b.tiny(t)
+		kept, lost := b.make(t, d, "wait"), b.make(t, d, "wait")
+		if leaks, err := d.Leaks(t.Context()); err != nil || len(leaks) != 0 {
+			t.Errorf("where all is well Leaks gives %v, %v", leaks, err)
+		}
+		if err := os.RemoveAll(filepath.Join(o.StateDir, lost.Spec.ID)); err != nil {
+			t.Fatal(err)
+		}
+		leaks, err := d.Repair(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]bool{}
+		for _, l := range leaks {
+			found[l.Kind] = true
+			if l.Sandbox != lost.Spec.ID {
+				t.Errorf("leak of another sandbox: %+v", l)
+			}
+		}
+		for _, kind := range []string{"container", "snapshot", "lease"} {
+			if !found[kind] {
+				t.Errorf("a %s was left and is not in %v", kind, leaks)
+			}
+		}
+		b.nothingLeft(t, lost.Spec.ID)
+		b.answers(t, kept)
+		if leaks, err := d.Leaks(t.Context()); err != nil || len(leaks) != 0 {
+			t.Errorf("after Repair Leaks gives %v, %v", leaks, err)
+		}
+	})
+}
+
+func TestManySandboxesLeaveNothing(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		d, o := b.tiny(t)
+		run := func() {
+			id := testID(t)
+			if _, err := d.Create(t.Context(), sandboxes.Spec{ID: id, AgentConfig: []byte(`{}`)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Destroy(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			b.nothingLeft(t, id)
+		}
+		run()
+		before := holdings(t, b)
+		n := 10
+		if os.Getenv("KERNELGW_TEST_LONG") != "" || b.real {
+			n = 30
+		}
+		for range n {
+			run()
+		}
+		if after := holdings(t, b); after != before {
+			t.Errorf("%d sandboxes changed %+v to %+v", n, before, after)
+		}
+		if entries, err := os.ReadDir(o.StateDir); err != nil || len(entries) != 0 {
+			t.Errorf("the state directory holds %v, %v", entries, err)
+		}
+	})
+}
+
+// held is what a host has of what sandboxes use.
+type held struct{ mounts, snapshots, leases, containers, groups int }
+
+func holdings(t *testing.T, b backend) held {
+	t.Helper()
+	admin := b.daemon.client(t)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := admin.Containers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases, err := admin.LeasesService().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/*kgw-f*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := snapshotNames(t, admin)
+	if err := admin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return held{
+		mounts: strings.Count(string(mounts), "\n"), containers: len(list), leases: len(leases), groups: len(groups), snapshots: len(names),
+	}
+}
+
+func TestImagesNoLongerKeptAreCollected(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		d, o := b.tiny(t)
+		old := o.Images.(*tinyImage)
+		sb := b.make(t, d, "wait")
+		admin := b.daemon.client(t)
+		name := "kernelgw.local/image@" + old.image.Digest
+		if _, err := admin.ImageService().Get(t.Context(), name); err != nil {
+			t.Fatalf("the image is not in containerd: %v", err)
+		}
+		// The next image that comes sees what went; what still runs goes on.
+		old.gone = true
+		images := &twoImages{old: old, next: newTinyImage(t)}
+		o.Images, o.StateDir = images, shortTempDir(t)
+		second := newDriver(t, o)
+		t.Cleanup(func() { removeImage(t, admin, images.next.image.Digest) })
+		b.make(t, second, "wait")
+		if _, err := admin.ImageService().Get(t.Context(), name); err == nil {
+			t.Error("an image that nobody keeps is still in containerd")
+		}
+		b.answers(t, sb)
+	})
+}
+
+type twoImages struct{ old, next *tinyImage }
+
+func (i *twoImages) Resolve(ctx context.Context, ref string) (containerd.Image, error) {
+	return i.next.Resolve(ctx, ref)
+}
+
+func (i *twoImages) Digests(ctx context.Context) ([]string, error) { return i.next.Digests(ctx) }
+
+// Kata sees what is in the namespace when it is given one, and does not take one
+// twice.
+func TestUnusableNetworkIsSaidInASentence(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		if !b.kata || b.real {
+			t.Skip("only the fake looks into it")
+		}
+		d, o := b.tiny(t)
+		used := b.make(t, d, "wait")
+		o.Network = &sameNetwork{plainNetwork: network(t), of: used.Spec.ID}
+		o.StateDir = shortTempDir(t)
+		second := newDriver(t, o)
+		id := testID(t)
+		_, err := second.Create(t.Context(), sandboxes.Spec{ID: id, AgentConfig: []byte(`{}`)})
+		if err == nil || !strings.Contains(err.Error(), "tap0_kata") || strings.ContainsAny(err.Error(), "\n") || len(err.Error()) > 600 {
+			t.Errorf("a namespace that is used twice: %v", err)
+		}
+		b.nothingLeft(t, id)
+		if list, err := second.List(t.Context()); err != nil || len(list) != 0 {
+			t.Errorf("List gives %v, %v", list, err)
+		}
+		b.answers(t, used)
+	})
+}
+
+// sameNetwork gives the namespace of another sandbox.
+type sameNetwork struct {
+	plainNetwork
+	of string
+}
+
+func (n *sameNetwork) Acquire(context.Context, string, sandboxes.NetworkPolicy) (netpolicy.Slot, error) {
+	return n.slot(n.of)
+}
+
+func TestIDWithAMachineLeftIsNotUsedAgain(t *testing.T) {
+	forEach(t, func(t *testing.T, b backend) {
+		if !b.kata || b.real {
+			t.Skip("not on a host that is not the test's")
+		}
+		d, _ := b.tiny(t)
+		id := testID(t)
+		left := filepath.Join("/run/vc/sbs", "kgw-"+id)
+		if err := os.MkdirAll(left, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(left)
+		_, err := d.Create(t.Context(), sandboxes.Spec{ID: id, AgentConfig: []byte(`{}`)})
+		if !errors.Is(err, sandboxes.ErrExists) {
+			t.Errorf("Create with an id of which Kata has something left: %v, want ErrExists", err)
+		}
+	})
+}
+
+func TestKataWithoutNetworkIsRefused(t *testing.T) {
+	d := v2().start(t)
+	o := d.options(t, shortTempDir(t))
+	o.Runtime, o.Network = fakeKata(t, "rs"), nil
+	if _, err := containerd.New(o); err == nil || !strings.Contains(err.Error(), "network") {
+		t.Errorf("New: %v", err)
+	}
+}
+
+func TestContainerdThatIsNotThereIsSaid(t *testing.T) {
+	need(t, v2())
+	o := v2().options(t, shortTempDir(t))
+	o.Address = "/no/such/socket"
+	began := time.Now()
+	if _, err := containerd.New(o); err == nil || !strings.Contains(err.Error(), "/no/such/socket does not answer") {
+		t.Errorf("New: %v", err)
+	}
+	if time.Since(began) > 30*time.Second {
+		t.Errorf("it took %v to find out", time.Since(began))
+	}
+}
+
+// Without a network the agent is reached over a Unix socket.
+func TestRuncWithoutNetwork(t *testing.T) {
+	b := backend{runtime: "runc", daemon: v2().start(t)}
+	agent, err := testAgent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := b.options(t, shortTempDir(t))
+	o.AgentPath, o.Images, o.Network = agent, newTinyImage(t), nil
+	d := newDriver(t, o)
+	t.Cleanup(func() { removeImage(t, b.daemon.client(t), o.Images.(*tinyImage).image.Digest) })
+	if caps := d.Capabilities(); caps.Network || caps.NetworkPolicy || caps.Isolated {
+		t.Errorf("it claims %+v", caps)
+	}
+	sb := b.make(t, d, "wait")
+	if sb.Agent.Network != "unix" {
+		t.Fatalf("the agent is at %+v", sb.Agent)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		info, err := os.Stat(sb.Agent.Address)
+		if err == nil && info.Mode()&os.ModeSocket != 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the agent does not listen: %v", err)
+		}
+	}
+	if err := d.SetNetworkPolicy(t.Context(), sb.Spec.ID, sandboxes.NetworkPolicy{}); !errors.Is(err, sandboxes.ErrInvalid) {
+		t.Errorf("SetNetworkPolicy without a network: %v, want ErrInvalid", err)
+	}
+}
