@@ -48,6 +48,9 @@ type fakeKernels struct {
 	document kernels.Document // answered by Convert, with made as its content
 	made     string
 	released int // contents closed
+
+	silent            map[string]bool // kernels whose agents do not answer Usage
+	asking, mostAsked int             // calls of Usage under way, and the most of them at once
 }
 
 func newFakeKernels() *fakeKernels {
@@ -145,9 +148,18 @@ func (f *fakeKernels) Get(_ context.Context, workspace, id string) (kernels.Kern
 	return f.find(workspace, id)
 }
 
-func (f *fakeKernels) Usage(_ context.Context, workspace, id string) (agentapi.Usage, error) {
+func (f *fakeKernels) Usage(ctx context.Context, workspace, id string) (agentapi.Usage, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.asking++
+	f.mostAsked = max(f.mostAsked, f.asking)
+	defer func() { f.asking-- }()
+	if f.silent[id] {
+		f.mu.Unlock()
+		<-ctx.Done()
+		f.mu.Lock()
+		return agentapi.Usage{}, ctx.Err()
+	}
 	if _, err := f.find(workspace, id); err != nil {
 		return agentapi.Usage{}, err
 	}

@@ -1,12 +1,18 @@
 package kernelgw_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
+
+	"kernelgw/jupyter"
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/kernels"
 )
@@ -143,4 +149,131 @@ func TestMissingFrontEndIsSaidWithItsRemedy(t *testing.T) {
 	}
 	g.want(g.ada("GET", "/lab/api/settings", ""), 404)
 	g.want(g.ada("GET", "/api/kernels", ""), 200)
+}
+
+// Whoever has many kernels, some of which died badly, wants to see and stop them.
+func TestHomePageOfManyKernelsAndDeadAgentsIsSoonThere(t *testing.T) {
+	g := start(t)
+	const all, dead = 200, 20
+	g.kernels.set(func(f *fakeKernels) {
+		f.silent = map[string]bool{}
+		for i := range all {
+			id := uuid.NewString()
+			f.kernels[id] = kernels.Kernel{ID: id, Workspace: "math", Name: "python3", ExecutionState: jupyter.Idle, LastActivity: time.Now()}
+			f.silent[id] = i < dead
+		}
+	})
+	begin := time.Now()
+	page := g.want(g.ada("GET", "/home", ""), 200).body
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("the page took %v", took)
+	}
+	if n := strings.Count(page, "64 MiB"); n != all-dead {
+		t.Errorf("the memory of %d kernels of %d is shown", n, all-dead)
+	}
+	if n := strings.Count(page, ">Stop</button>"); n != all {
+		t.Errorf("%d kernels can be stopped", n)
+	}
+	g.kernels.set(func(f *fakeKernels) {
+		if f.mostAsked > 32 {
+			t.Errorf("%d agents were asked at once", f.mostAsked)
+		}
+		for id := range f.kernels {
+			f.silent[id] = true
+		}
+	})
+	begin = time.Now()
+	page = g.want(g.ada("GET", "/home", ""), 200).body
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("with dead agents only, the page took %v", took)
+	}
+	if n := strings.Count(page, ">Stop</button>"); n != all {
+		t.Errorf("%d kernels can be stopped", n)
+	}
+}
+
+func TestHomePageShowsAndEndsTerminals(t *testing.T) {
+	g := start(t)
+	name := g.terminal()
+	cookies, xsrf := g.login()
+	stop := "/home/math/terminals/" + name + "/stop"
+	if page := g.want(g.navigate("/home", "Cookie: "+cookies), 200).body; !strings.Contains(page, `action="`+stop+`"`) ||
+		!strings.Contains(page, `aria-label="End terminal `+name+`"`) {
+		t.Fatalf("no way to end %s in:\n%s", name, page)
+	}
+	form := "Content-Type: application/x-www-form-urlencoded"
+	g.want(g.do("POST", stop, "", "Cookie: "+cookies, form), 403)
+	g.want(g.do("POST", "/home/bob/terminals/"+name+"/stop", "_xsrf="+xsrf, "Cookie: "+cookies, form), 404)
+	g.want(g.do("POST", "/home/math/terminals/a%20b/stop", "_xsrf="+xsrf, "Cookie: "+cookies, form), 404)
+	for range 2 { // one that is gone is what is wanted
+		if to := g.want(g.do("POST", stop, "_xsrf="+xsrf, "Cookie: "+cookies, form), 303).Header.Get("Location"); to != "/home#math" {
+			t.Errorf("then to %s", to)
+		}
+	}
+	if strings.Contains(g.want(g.navigate("/home", "Cookie: "+cookies), 200).body, stop) {
+		t.Error("the terminal is still there")
+	}
+	name = g.terminal()
+	g.kernels.set(func(f *fakeKernels) { f.fail = fmt.Errorf("%w: /secret/path", kernels.ErrAgent) })
+	failed := g.want(g.do("POST", "/home/math/terminals/"+name+"/stop", "_xsrf="+xsrf, "Cookie: "+cookies, form), 503)
+	if !strings.Contains(failed.body, `role="alert"`) || strings.Contains(failed.body, "/secret") {
+		t.Errorf("the page says:\n%s", failed.body)
+	}
+}
+
+// The first count of a large workspace takes longer than a person waits; the
+// next page has it, and it is not begun anew for each.
+func TestHomePageShowsWhatWorkspacesHoldOnceItIsCounted(t *testing.T) {
+	counts, counted := make(chan string, 10), make(chan struct{})
+	g := start(t, func(o *kernelgw.Options) {
+		o.Usage = func(ctx context.Context, workspace string) (int64, int64, error) {
+			if workspace == "team" {
+				return 0, 0, errors.New("storage gone")
+			}
+			counts <- workspace
+			select {
+			case <-counted:
+				return 5 << 30 / 2, 10 << 30, nil
+			case <-ctx.Done():
+				return 0, 0, ctx.Err()
+			}
+		}
+	})
+	for range 2 {
+		if page := g.want(g.ada("GET", "/home", ""), 200).body; strings.Count(page, "not counted yet") != 2 || strings.Contains(page, "storage gone") {
+			t.Errorf("the page says:\n%s", page)
+		}
+	}
+	if n := len(counts); n != 1 {
+		t.Errorf("it is counted %d times at once", n)
+	}
+	close(counted)
+	if page := g.want(g.ada("GET", "/home", ""), 200).body; !strings.Contains(page, "2.5 GiB of 10.0 GiB") {
+		t.Errorf("the page says:\n%s", page)
+	}
+}
+
+func TestServerThatStopsEndsACount(t *testing.T) {
+	counting := make(chan struct{})
+	g := start(t, func(o *kernelgw.Options) {
+		o.Usage = func(ctx context.Context, workspace string) (int64, int64, error) {
+			if workspace == "math" {
+				close(counting)
+			}
+			<-ctx.Done()
+			return 0, 0, ctx.Err()
+		}
+	})
+	g.want(g.do("GET", "/home", "", "Authorization: token "+bobToken), 200) // its turn is taken by bob's
+	g.want(g.ada("GET", "/home", ""), 200)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := g.server.Drain(ctx); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-counting:
+		t.Error("two workspaces are counted at once")
+	default:
+	}
 }

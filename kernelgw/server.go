@@ -75,6 +75,9 @@ type Options struct {
 	// IsDirectory looks what is at a path of a workspace; what is not there is
 	// fs.ErrNotExist. Nil means that paths in outputs are not resolved.
 	IsDirectory func(ctx context.Context, workspace, path string) (bool, error)
+	// Usage returns the bytes that a workspace holds and may hold, 0 when there is
+	// no limit, for the home page; nil means that it shows none.
+	Usage func(ctx context.Context, workspace string) (used, limit int64, err error)
 	// Policies are what workspaces may do, and Secrets what their kernels may use and
 	// not see; nil means that nobody can choose that, or keep them.
 	Policies *policies.Policies
@@ -133,6 +136,9 @@ type Server struct {
 	started time.Time
 	colors  *colors
 
+	questions chan struct{} // holds a token for each question to an agent for a page
+	holdings  *holdings     // nil without Options.Usage
+
 	draining          atomic.Bool
 	sockets           *sockets
 	bodies            *bodies
@@ -175,9 +181,13 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		o: o, base: o.BaseURL, origins: origins, csp: contentSecurityPolicy(o.BaseURL, o.FrameAncestors),
 		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(o.MaxSocketsPerUser), bodies: newBodies(),
+		questions: make(chan struct{}, maxQuestions),
 	}
 	if o.AllowCredentials {
 		s.trusted = origins
+	}
+	if o.Usage != nil {
+		s.holdings = newHoldings(o.Usage, o.Log)
 	}
 	s.register(Routes())
 	s.http = &http.Server{
@@ -245,6 +255,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	if err := s.http.Shutdown(ctx); err != nil {
 		s.o.Log.Warn("requests were cut: they outlasted the drain's patience", "error", err)
 		_ = s.http.Close()
+	}
+	if s.holdings != nil {
+		s.holdings.close()
 	}
 	joining, cancel := context.WithTimeout(context.WithoutCancel(ctx), splice.DefaultBoundaryWait+splice.DefaultCloseWait+5*time.Second)
 	defer cancel()

@@ -89,6 +89,13 @@ func (c *ServeCmd) Run(env *environment) error {
 		return err
 	}
 	kept := secrets.New(secrets.Options{Store: store, Keeper: identities, Log: log})
+	if identities.Rotating() {
+		n, err := kept.Reseal(ctx)
+		if err != nil {
+			return err
+		}
+		log.Info("secrets are encrypted with the last key in secrets.keys", "secrets", n)
+	}
 	network, err := openNetwork(&c.Config, kept, log)
 	if err != nil {
 		return err
@@ -140,7 +147,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
 		Policies: chosen, Secrets: kept,
-		Files: handlers, IsDirectory: isDirectory(files), Events: events, Frontend: pages, FrontendMissing: missing,
+		Files: handlers, IsDirectory: isDirectory(files), Usage: files.Usage, Events: events, Frontend: pages, FrontendMissing: missing,
 		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
