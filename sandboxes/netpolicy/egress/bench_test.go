@@ -6,10 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -67,25 +65,6 @@ func benchmarkDownload(b *testing.B, size int, kept bool) {
 	}
 	download(proxied)
 	download(direct)
-	if os.Getenv("CPU") != "" {
-		cpu := func() time.Duration {
-			var u syscall.Rusage
-			syscall.Getrusage(0, &u)
-			return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-		}
-		var a, d time.Duration
-		for b.Loop() {
-			x := cpu()
-			download(proxied)
-			y := cpu()
-			download(direct)
-			a += y - x
-			d += cpu() - y
-		}
-		b.ReportMetric(a.Seconds()*1000/float64(b.N), "proxy-cpu-ms")
-		b.ReportMetric(d.Seconds()*1000/float64(b.N), "direct-cpu-ms")
-		return
-	}
 	var through, without []time.Duration
 	for i := 0; b.Loop(); i++ {
 		// In turns, and each first in half of them, so that what else the machine

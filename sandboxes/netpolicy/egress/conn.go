@@ -7,12 +7,14 @@ import (
 )
 
 // idleConn is a connection that fails when nothing has moved on it, in either
-// direction, for the idle time. Deadlines that its user sets hold besides.
+// direction, for the idle time, or a sixteenth less. Deadlines that its user sets
+// hold besides.
 type idleConn struct {
 	net.Conn
 	idle time.Duration
 
 	mu              sync.Mutex
+	by              time.Time // when the idle time is over, as far as was last said
 	readBy, wroteBy time.Time // set by the user; zero: none
 }
 
@@ -31,13 +33,16 @@ func (c *idleConn) Write(b []byte) (int, error) {
 func (c *idleConn) move() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.set()
+	// Not each time: to set a deadline costs as much as to copy a few kilobytes.
+	if time.Until(c.by) < c.idle-c.idle/16 {
+		c.set()
+	}
 }
 
 func (c *idleConn) set() {
-	by := time.Now().Add(c.idle)
-	c.Conn.SetReadDeadline(earlier(by, c.readBy))
-	c.Conn.SetWriteDeadline(earlier(by, c.wroteBy))
+	c.by = time.Now().Add(c.idle)
+	c.Conn.SetReadDeadline(earlier(c.by, c.readBy))
+	c.Conn.SetWriteDeadline(earlier(c.by, c.wroteBy))
 }
 
 func earlier(by, user time.Time) time.Time {

@@ -53,7 +53,7 @@ func (s *server) connect(w http.ResponseWriter, r *http.Request, in *inbound) {
 	if _, err := out.Write(hello); err != nil {
 		return
 	}
-	join(in, out, p.limits.burst)
+	join(in, out)
 }
 
 // openTunnel says yes to a CONNECT and returns the first bytes of the client, a

@@ -68,16 +68,15 @@ type Usage struct {
 }
 
 // limits bound what one client can take. What is buffered for one connection is
-// at most its headers and two buffers of copySize, and what the kernel buffers.
+// at most its headers and two buffers of copySize, besides what the kernel buffers.
 type limits struct {
 	header time.Duration // for the headers of a request, and a handshake
 	dial   time.Duration // to find and reach a host
 	idle   time.Duration // of a connection on which nothing moves
-	burst  time.Duration // see stream; well below idle
 	bytes  int           // of headers
 }
 
-var defaultLimits = limits{header: 10 * time.Second, dial: 15 * time.Second, idle: 10 * time.Minute, burst: time.Second, bytes: 64 << 10}
+var defaultLimits = limits{header: 10 * time.Second, dial: 15 * time.Second, idle: 10 * time.Minute, bytes: 64 << 10}
 
 // Proxy is the proxy. Its methods are safe for concurrent use.
 type Proxy struct {

@@ -122,7 +122,7 @@ func TestConnectionsOfAClientAreLimited(t *testing.T) {
 
 func TestIdleConnectionsAreCut(t *testing.T) {
 	w := newWorld(t)
-	w.proxy.limits.idle, w.proxy.limits.burst = 300*time.Millisecond, 50*time.Millisecond
+	w.proxy.limits.idle = 300 * time.Millisecond
 	w.serve()
 	stop := make(chan struct{})
 	defer close(stop)
@@ -157,7 +157,7 @@ func TestIdleConnectionsAreCut(t *testing.T) {
 // A client that does not read costs no more than buffers, and is cut.
 func TestClientThatDoesNotRead(t *testing.T) {
 	w := newWorld(t)
-	w.proxy.limits.idle, w.proxy.limits.burst = 300*time.Millisecond, 50*time.Millisecond
+	w.proxy.limits.idle = 300 * time.Millisecond
 	w.serve()
 	sent := make(chan int, 2)
 	flood := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
