@@ -78,24 +78,26 @@ func (b backend) options(t testing.TB, stateDir string) containerd.Options {
 func (b backend) patience(d time.Duration) time.Duration { return d * time.Duration(max(b.slow, 1)) }
 
 // purge removes from a containerd that is not the tests' own what they made.
-func (b backend) purge(t testing.TB) {
-	t.Helper()
+func purge(admin *client.Client) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	admin := b.daemon.client(t)
 	list, err := admin.ImageService().List(ctx)
 	if err != nil {
-		t.Error(err)
+		return err
 	}
 	for _, i := range list {
 		if err := admin.ImageService().Delete(ctx, i.Name, images.SynchronousDelete()); err != nil {
-			t.Error(err)
+			return err
 		}
 	}
-	for _, name := range snapshotNames(t, admin) {
+	names, err := snapshotNames(ctx, admin)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
 		if strings.HasPrefix(name, "kernelgw-") {
 			if err := admin.SnapshotService("overlayfs").Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
-				t.Errorf("snapshot %s: %v", name, err)
+				return fmt.Errorf("snapshot %s: %w", name, err)
 			}
 		}
 	}
@@ -103,19 +105,20 @@ func (b backend) purge(t testing.TB) {
 	for {
 		err := admin.NamespaceService().Delete(ctx, namespace)
 		if err == nil || errdefs.IsNotFound(err) {
-			return
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			t.Errorf("left behind: namespace %s of containerd: %v", namespace, err)
-			return
+			return fmt.Errorf("left behind: namespace %s of containerd: %w", namespace, err)
 		case <-time.After(200 * time.Millisecond):
-			// Any deletion starts the collector.
-			_ = collect(ctx, admin)
+			if err := collect(ctx, admin); err != nil {
+				return err
+			}
 		}
 	}
 }
 
+// collect starts the collector, as any deletion does.
 func collect(ctx context.Context, admin *client.Client) error {
 	_, done, err := admin.WithLease(ctx)
 	if err != nil {

@@ -1,6 +1,7 @@
 package containerd_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/containerd"
+	"kernelgw/sandboxes/netpolicy"
+	"kernelgw/sandboxes/netpolicy/egress"
 	"kernelgw/sandboxes/sandboxtest"
 )
 
@@ -37,30 +40,54 @@ func TestContractKataRustFake(t *testing.T) {
 
 // TestContractKata runs with the Kata of this host; see make conformance-kata.
 func TestContractKata(t *testing.T) {
-	b := realKata(t)
-	if !isChild() {
-		t.Cleanup(func() { b.purge(t) })
-	}
-	contract(t, b)
+	contract(t, realKata(t))
 }
 
+// contract runs the suite with the network that production has.
 func contract(t *testing.T, b backend) {
 	admin := b.daemon.client(t)
 	sandboxtest.Run(t, func(t *testing.T) sandboxtest.Harness {
+		outside := sandboxtest.NewOutside(t)
 		return sandboxtest.Harness{
-			Python: true, Patience: b.slow, StartTimeout: b.patience(time.Minute),
+			Python: true, Patience: b.slow, StartTimeout: b.patience(time.Minute), Outside: outside,
 			New: func(t *testing.T, stateDir string) sandboxes.Driver {
-				driver, err := containerd.New(b.options(t, stateDir))
-				if err != nil {
-					t.Fatal(err)
-				}
-				return driver
+				return openNetworked(t, b, stateDir, outside)
 			},
 			KillAgent: func(t *testing.T, _ sandboxes.Driver, sb sandboxes.Sandbox) {
 				killTask(t, admin, containerOf(sb.Spec.ID))
 			},
 		}
 	})
+}
+
+// networked is a driver that has a network of its own.
+type networked struct {
+	*containerd.Driver
+	network *netpolicy.Network
+}
+
+func (n networked) Close() error { return errors.Join(n.Driver.Close(), n.network.Close()) }
+
+func openNetworked(t *testing.T, b backend, dir string, resolver egress.Resolver) networked {
+	t.Helper()
+	authority, err := egress.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := netpolicy.Open(netpolicy.Options{
+		StateDir: filepath.Join(dir, "net"), Ready: 1, Egress: egress.Options{Resolver: resolver, Authority: authority},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := b.options(t, filepath.Join(dir, "box"))
+	o.Network = network
+	d, err := containerd.New(o)
+	if err != nil {
+		_ = network.Close()
+		t.Fatal(err)
+	}
+	return networked{d, network}
 }
 
 // killTask ends a task as kill -9 does.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -187,25 +188,19 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 // fillDir writes what the sandbox sees of its directory, and returns where its
 // agent will listen.
 func (d *Driver) fillDir(sb *sandboxes.Sandbox, slot netpolicy.Slot) (sandboxes.Endpoint, error) {
-	dir := d.dir(sb.Spec.ID)
-	run, trust := filepath.Join(dir, runName), filepath.Join(dir, trustName)
-	for path, mode := range map[string]os.FileMode{run: 0o700, trust: 0o755} {
-		if err := os.Mkdir(path, mode); err != nil {
-			return sandboxes.Endpoint{}, err
-		}
-	}
-	if err := os.WriteFile(filepath.Join(run, configName), sb.Spec.AgentConfig, 0o600); err != nil {
+	run := filepath.Join(d.dir(sb.Spec.ID), runName)
+	if err := os.Mkdir(run, 0o700); err != nil {
 		return sandboxes.Endpoint{}, err
 	}
-	if len(slot.Authority) > 0 {
-		if err := os.WriteFile(filepath.Join(trust, "authority.pem"), slot.Authority, 0o644); err != nil {
+	for name, content := range map[string][]byte{configName: sb.Spec.AgentConfig, authorityName: slot.Authority} {
+		if err := os.WriteFile(filepath.Join(run, name), content, 0o600); err != nil {
 			return sandboxes.Endpoint{}, err
 		}
 	}
 	if slot.Namespace == "" {
 		return sandboxes.Endpoint{Network: "unix", Address: filepath.Join(run, socketName)}, nil
 	}
-	return sandboxes.Endpoint{Network: "tcp", Address: fmt.Sprintf("%s:%d", slot.Address, netpolicy.AgentPort)}, nil
+	return sandboxes.Endpoint{Network: "tcp", Address: netip.AddrPortFrom(slot.Address, netpolicy.AgentPort).String()}, nil
 }
 
 // lease makes the sandbox's lease, which holds its snapshots from before there is

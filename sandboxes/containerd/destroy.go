@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
@@ -153,8 +152,22 @@ func (d *Driver) sweep(ctx context.Context) error {
 		cancel()
 		_ = lock.Close()
 	}
-	return nil
+	return d.sweepNetwork(ctx)
 }
 
-// shimPatience is how long a shim may live on after its last task was deleted.
-const shimPatience = 5 * time.Second
+// sweepNetwork takes away the networks of sandboxes that are gone. A sandbox has
+// its directory before its network, and after.
+func (d *Driver) sweepNetwork(ctx context.Context) error {
+	if d.opts.Network == nil {
+		return nil
+	}
+	for _, slot := range d.opts.Network.List() {
+		if _, err := os.Stat(d.dir(slot.ID)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := d.opts.Network.Release(ctx, slot.ID); err != nil {
+			return fmt.Errorf("cannot take the network of sandbox %s away: %w", slot.ID, err)
+		}
+	}
+	return nil
+}

@@ -212,7 +212,10 @@ func holdings(t *testing.T, b backend) held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := snapshotNames(t, admin)
+	names, err := snapshotNames(t.Context(), admin)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := admin.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -15,14 +15,14 @@ import (
 
 // The files of one sandbox's directory.
 const (
-	sandboxName = "sandbox.json" // sandboxes.Sandbox; its presence makes the sandbox exist
-	processName = "process.json" // processes
-	exitName    = "exit.json"    // sandboxes.Exit, written once
-	oomName     = "oom"          // present once the host or the guest killed a process for memory
-	runName     = "run"          // AgentDir inside
-	trustName   = "trust"        // TrustDir inside
-	configName  = "agent.json"
-	socketName  = "agent.sock"
+	sandboxName   = "sandbox.json" // sandboxes.Sandbox; its presence makes the sandbox exist
+	processName   = "process.json" // processes
+	exitName      = "exit.json"    // sandboxes.Exit, written once
+	oomName       = "oom"          // present once the host or the guest killed a process for memory
+	runName       = "run"          // AgentDir inside
+	configName    = "agent.json"
+	socketName    = "agent.sock"
+	authorityName = "authority.pem" // of the egress proxy; empty when there is none
 )
 
 // goneMark begins the name of a directory whose sandbox is no more.

@@ -52,6 +52,9 @@ func (d *Driver) cleanHost(ctx context.Context, id string) error {
 // runcRoot is where containerd's shim has runc keep its state.
 const runcRoot = "/run/containerd/runc"
 
+// shimPatience is how long a shim may live on after its last task was deleted.
+const shimPatience = 5 * time.Second
+
 // endProcesses returns when no shim and no machine of the sandbox runs. A shim
 // ends by itself soon after its last task; of a shim of runtime-rs that was
 // killed the machine lives on, and nothing but the pid that was recorded and its

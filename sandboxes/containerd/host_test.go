@@ -365,8 +365,20 @@ func cleanUp() (failed error) {
 	for _, d := range daemons {
 		failed = errors.Join(failed, d.stop())
 	}
+	if onHost() && !isChild() {
+		failed = errors.Join(failed, purgeHost())
+	}
 	if agentDir != "" {
 		failed = errors.Join(failed, os.RemoveAll(agentDir))
 	}
 	return failed
+}
+
+// purgeHost removes from the host's containerd what the tests made in it.
+func purgeHost() error {
+	c, err := client.New(os.Getenv("KERNELGW_KATA_SOCKET"), client.WithDefaultNamespace(namespace))
+	if err != nil {
+		return err
+	}
+	return errors.Join(purge(c), c.Close())
 }

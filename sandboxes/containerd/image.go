@@ -247,7 +247,7 @@ func prepareRoot(dir string, image Image) error {
 		return err
 	}
 	defer root.Close()
-	for _, point := range []string{"dev", "proc", "sys", "tmp", AgentDir, TrustDir} {
+	for _, point := range []string{"dev", "proc", "sys", "tmp", AgentDir} {
 		if err := root.MkdirAll(strings.TrimPrefix(point, "/"), 0o755); err != nil {
 			return fmt.Errorf("cannot make mount point %s: %w", point, err)
 		}

@@ -166,6 +166,14 @@ func (n plainNetwork) slot(id string) (netpolicy.Slot, error) {
 	return netpolicy.Slot{}, fs.ErrNotExist
 }
 
+func (n plainNetwork) List() []netpolicy.Slot {
+	var slots []netpolicy.Slot
+	for _, id := range n.left() {
+		slots = append(slots, netpolicy.Slot{ID: id})
+	}
+	return slots
+}
+
 // left lists the slots that are not released.
 func (n plainNetwork) left() []string {
 	entries, _ := os.ReadDir(n.dir)

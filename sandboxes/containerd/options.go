@@ -49,6 +49,7 @@ type Network interface {
 	Acquire(ctx context.Context, id string, policy sandboxes.NetworkPolicy) (netpolicy.Slot, error)
 	Release(ctx context.Context, id string) error
 	SetPolicy(ctx context.Context, id string, policy sandboxes.NetworkPolicy) error
+	List() []netpolicy.Slot
 }
 
 // Images finds images. sandboxes.ErrNotFound when there is no such image; the
@@ -73,7 +74,6 @@ type Image struct {
 const (
 	AgentDir    = "/run/kernelgw"       // entered by root only
 	AgentBinary = "/run/kernelgw-agent" // the agent, read-only
-	TrustDir    = "/run/kernelgw-trust" // certificates for everybody inside
 )
 
 const (

@@ -99,6 +99,9 @@ func (d *Driver) workSpec(id string, image Image, limits sandboxes.Resources, sl
 		// writer.
 		"--log-level", "off",
 	}
+	if slot.Authority != nil {
+		spec.Process.Args = append(spec.Process.Args, "--authority", AgentDir+"/"+authorityName)
+	}
 	spec.Process.Env = environment(image.Env, slot.Env)
 	spec.Process.Rlimits = []specs.POSIXRlimit{
 		{Type: "RLIMIT_NOFILE", Soft: files, Hard: files},
@@ -124,7 +127,6 @@ func (d *Driver) workSpec(id string, image Image, limits sandboxes.Resources, sl
 		specs.Mount{Destination: d.shmPath(), Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits.ShmBytes)}},
 		specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=1777", tmpfsSize(limits.MemoryBytes / 2)}},
 		specs.Mount{Destination: AgentDir, Type: "bind", Source: filepath.Join(dir, runName), Options: runOptions},
-		specs.Mount{Destination: TrustDir, Type: "bind", Source: filepath.Join(dir, trustName), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}},
 		specs.Mount{Destination: AgentBinary, Type: "bind", Source: d.opts.AgentPath, Options: readOnlyProgram()},
 	)
 	memory, tasks := limits.MemoryBytes+agentOverhead, int64(taskLimit(limits))

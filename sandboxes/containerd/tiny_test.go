@@ -188,7 +188,7 @@ func (b backend) nothingLeft(t testing.TB, id string) {
 		t.Errorf("left behind: a mount of %s (%v)", id, err)
 	}
 	admin := b.daemon.client(t)
-	list, err := admin.Containers(t2(t))
+	list, err := admin.Containers(lateContext(t))
 	if err != nil {
 		t.Error(err)
 	}
@@ -197,12 +197,16 @@ func (b backend) nothingLeft(t testing.TB, id string) {
 			t.Errorf("left behind: container %s", c.ID())
 		}
 	}
-	for _, name := range snapshotNames(t, admin) {
+	names, err := snapshotNames(lateContext(t), admin)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range names {
 		if strings.Contains(name, id) {
 			t.Errorf("left behind: snapshot %s", name)
 		}
 	}
-	held, err := admin.LeasesService().List(t2(t))
+	held, err := admin.LeasesService().List(lateContext(t))
 	if err != nil {
 		t.Error(err)
 	}
@@ -220,24 +224,19 @@ func (b backend) nothingLeft(t testing.TB, id string) {
 	}
 }
 
-// t2 is a context for clean-ups, in which the test's own has ended.
-func t2(t testing.TB) context.Context {
+// lateContext is for clean-ups, in which the test's own context has ended.
+func lateContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func snapshotNames(t testing.TB, admin *client.Client) []string {
-	t.Helper()
-	var names []string
-	err := admin.SnapshotService("overlayfs").Walk(t2(t), func(_ context.Context, info snapshots.Info) error {
+func snapshotNames(ctx context.Context, admin *client.Client) (names []string, err error) {
+	err = admin.SnapshotService("overlayfs").Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		names = append(names, info.Name)
 		return nil
 	})
-	if err != nil {
-		t.Error(err)
-	}
-	return names
+	return names, err
 }
 
 // waited is Wait in the background.
