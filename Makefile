@@ -6,10 +6,10 @@ TOOLS := .cache/tools/bin
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 RUN_FLAGS ?=
 
-.PHONY: help build image frontend run test soak check bench clients tools clean
+.PHONY: help build image frontend run test conformance-kata soak check bench clients tools clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 build: ## build bin/kernelgw and bin/kernelagent
 	@mkdir -p bin
@@ -39,8 +39,15 @@ check: tools ## formatters, linters, import rules, generated docs, known vulnera
 	@scripts/check.sh
 
 test: build image frontend $(TOOLS)/runsc tools clients ## everything: check, unit and race tests, real kernels, real clients
+	@scripts/setup-containerd.sh
 	@scripts/check.sh
 	@scripts/test.sh
+
+conformance-kata: export KERNELGW_KATA_SOCKET := $(KERNELGW_KATA_SOCKET)
+conformance-kata: export KERNELGW_KATA_RUNTIME := $(KERNELGW_KATA_RUNTIME)
+conformance-kata: export KERNELGW_KATA_CONFIG := $(KERNELGW_KATA_CONFIG)
+conformance-kata: $(if $(KERNELGW_KATA_SOCKET),image) ## check the containerd driver on this host's Kata (KERNELGW_KATA_SOCKET=..., _RUNTIME, _CONFIG)
+	@scripts/conformance-kata.sh
 
 SOAK_CYCLES ?= 1000
 
