@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -443,5 +444,74 @@ func TestTheHostsOwnRulesStay(t *testing.T) {
 	}
 	if chains, err := conn.ListChains(); err != nil || len(chains) != 2 {
 		t.Errorf("chains %v, %v", chains, err)
+	}
+}
+
+// With connection tracking on, as on every host with a firewall or Docker.
+func TestSandboxesAreNotInTheHostsTableOfConnections(t *testing.T) {
+	host := newHost(t)
+	conn, err := nftables.New(nftables.WithNetNSFd(int(host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := conn.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyINet})
+	policy := nftables.ChainPolicyAccept
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "in", Table: theirs, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Policy: &policy,
+		Priority: nftables.ChainPriorityFilter,
+	})
+	const invalid = 1 // NF_CT_STATE_INVALID_BIT
+	tracked := &expr.Ct{Key: expr.CtKeySTATE, Register: register(0)}
+	batch{conn: conn, table: &table{Table: theirs}}.rule(chain, masked(tracked, []byte{invalid, 0, 0, 0}, expr.CmpOpNeq, 0, 0, 0, 0), drop())
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	n := openOn(t, host, Options{})
+	s := acquire(t, n, "a")
+	connections := func() (count string) {
+		err := inside(host, func() error {
+			text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+			count = strings.TrimSpace(string(text))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return count
+	}
+	if err := agentAnswers(n, s); err != nil {
+		t.Error(err)
+	}
+	if err := n.in(s, func() error { return reachable(n.identity.proxy(), ProxyPort) }); err != nil {
+		t.Error(err)
+	}
+	_ = n.in(s, func() error { return reachable(s.Gateway, 22) })
+	if count := connections(); count != "0" {
+		t.Errorf("the host tracks %s connections", count)
+	}
+	// The host's own are tracked, or this would show nothing.
+	if err := n.inHost(func(conn *netlink.Handle) error {
+		lo, err := conn.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return conn.LinkSetUp(lo)
+	}, host); err != nil {
+		t.Fatal(err)
+	}
+	err = inside(host, func() error {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		own := l.Addr().(*net.TCPAddr).AddrPort()
+		return reachable(own.Addr(), own.Port())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if connections() == "0" {
+		t.Error("the host tracks no connections at all")
 	}
 }

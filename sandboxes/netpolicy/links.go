@@ -20,6 +20,7 @@ type links struct {
 	plan plan
 	host netns.NsHandle  // the namespace that is the host's
 	conn *netlink.Handle // in it
+	rate int64           // bytes per second of each slot, each way; 0 is without limit
 }
 
 func newLinks(p plan, host netns.NsHandle) (*links, error) {
@@ -43,7 +44,8 @@ func (l *links) addProxy(owner net.HardwareAddr) error {
 	case err == nil && !bytes.Equal(link.Attrs().HardwareAddr, owner):
 		return fmt.Errorf("there is a link %s already, which is not of this state directory: choose another network name", name)
 	case errors.As(err, new(netlink.LinkNotFoundError)):
-		link = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: owner}}
+		snooping := false // for members of groups, which it would ask for
+		link = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: owner}, MulticastSnooping: &snooping}
 		err = l.conn.LinkAdd(link)
 	}
 	if err == nil {
@@ -111,17 +113,23 @@ func (l *links) add(n number, pin string) error {
 	if err := l.harden(l.plan.link(n), setting{v6 + "addr_gen_mode", "1"}, setting{v6 + "accept_ra", "0"}, setting{v6 + "forwarding", "0"}); err != nil {
 		return err
 	}
-	if err := setUp(l.conn, outer, gateway, address); err != nil {
+	if err := setUp(l.conn, outer, gateway, address, l.rate); err != nil {
 		return fmt.Errorf("cannot set up link %s: %w", l.plan.link(n), err)
 	}
-	if err := setUpInside(ns, gateway, address); err != nil {
+	if err := setUpInside(ns, gateway, address, l.rate); err != nil {
 		return fmt.Errorf("cannot set up the inside of link %s: %w", l.plan.link(n), err)
 	}
 	return nil
 }
 
-// setUp gives one end of a slot's pair its address and its only neighbour.
-func setUp(conn *netlink.Handle, link netlink.Link, own, neighbour netip.Addr) error {
+// setUp gives one end of a slot's pair its address, its only neighbour, and the
+// limit of what it sends.
+func setUp(conn *netlink.Handle, link netlink.Link, own, neighbour netip.Addr, rate int64) error {
+	if rate > 0 {
+		if err := conn.QdiscAdd(bucket(link, rate)); err != nil {
+			return fmt.Errorf("cannot limit its rate: %w", err)
+		}
+	}
 	if err := conn.AddrAdd(link, &netlink.Addr{IPNet: network(own, 30)}); err != nil {
 		return fmt.Errorf("cannot add address %s: %w", own, err)
 	}
@@ -138,7 +146,7 @@ func setUp(conn *netlink.Handle, link netlink.Link, own, neighbour netip.Addr) e
 	return nil
 }
 
-func setUpInside(ns netns.NsHandle, gateway, address netip.Addr) error {
+func setUpInside(ns netns.NsHandle, gateway, address netip.Addr, rate int64) error {
 	conn, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -155,7 +163,7 @@ func setUpInside(ns netns.NsHandle, gateway, address netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if err := setUp(conn, link, address, gateway); err != nil {
+	if err := setUp(conn, link, address, gateway, rate); err != nil {
 		return err
 	}
 	// Static: Kata copies into the guest what the kernel has not made itself.
@@ -163,6 +171,17 @@ func setUpInside(ns netns.NsHandle, gateway, address netip.Addr) error {
 		LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice(), Protocol: unix.RTPROT_STATIC,
 		Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
 	})
+}
+
+// bucket is a token bucket that holds a tenth of a second, and at least the
+// largest packets that the kernel makes. Behind it as much waits.
+func bucket(link netlink.Link, rate int64) netlink.Qdisc {
+	holds := max(rate/10, 128<<10)
+	fills := float64(holds) / float64(rate) * 1e6 // in microseconds
+	return &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       uint64(rate), Buffer: uint32(fills * netlink.TickInUsec()), Limit: uint32(min(2*holds, 64<<20)),
+	}
 }
 
 // harden takes from a link of the host what could be used from its other end

@@ -52,6 +52,10 @@ type Options struct {
 	// the proxy on average; four times as many may come at once. 0 means 50.
 	ConnectionRate int
 
+	// Bandwidth is how many bytes per second a sandbox may send, and how many it may
+	// receive. 0 is without limit.
+	Bandwidth int64
+
 	Egress egress.Options
 	Log    *slog.Logger // nil: slog.Default
 
@@ -134,8 +138,8 @@ func (o Options) complete() (Options, error) {
 	if o.ConnectionRate == 0 {
 		o.ConnectionRate = 50
 	}
-	if o.ConnectionRate < 0 || o.Ready < 0 {
-		return o, errors.New("a network's connection rate and ready namespaces cannot be negative")
+	if o.ConnectionRate < 0 || o.Ready < 0 || o.Bandwidth < 0 {
+		return o, errors.New("a network's connection rate, bandwidth and ready namespaces cannot be negative")
 	}
 	if isZero(o.Default) {
 		o.Default = sandboxes.NetworkPolicy{Egress: sandboxes.EgressPackages}

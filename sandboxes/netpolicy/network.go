@@ -180,6 +180,7 @@ func (n *Network) connect() (err error) {
 	if n.links, err = newLinks(n.identity.plan, n.host); err != nil {
 		return err
 	}
+	n.links.rate = n.options.Bandwidth
 	n.held = append(n.held, closer(n.links.close))
 	n.filter = newFilter(n.identity.plan, n.host)
 	n.held = append(n.held, closer(n.filter.close))
