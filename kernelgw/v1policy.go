@@ -138,7 +138,7 @@ func (s *Server) setPolicy(c *call, policy policies.Policy) error {
 	if err != nil {
 		return policyError(err)
 	}
-	s.o.Log.Info("policy set", "audit", true, "workspace", c.workspace, "user", c.owner(), "version", kept.Version)
+	s.o.Log.Info("policy set", "audit", "policy", "workspace", c.workspace, "user", c.owner(), "version", kept.Version)
 	// It is kept: what it closes is closed also if the caller has gone.
 	applying, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyPatience)
 	defer cancel()

@@ -136,7 +136,7 @@ func TestAPolicyIsKeptAppliedAndTaken(t *testing.T) {
 	if !slices.Equal(g.kernels.governed.applied, []string{"math", "math"}) {
 		t.Errorf("applied to %q", g.kernels.governed.applied)
 	}
-	if n := strings.Count(g.log.String(), `msg="policy set" audit=true workspace=math user=`); n != 2 {
+	if n := strings.Count(g.log.String(), `msg="policy set" audit=policy workspace=math user=`); n != 2 {
 		t.Errorf("%d audit lines in %s", n, g.log.String())
 	}
 }

@@ -68,7 +68,7 @@ func (s *Server) putSecret(c *call) error {
 	if err != nil {
 		return secretError(err)
 	}
-	s.o.Log.Info("secret set", "audit", true, "workspace", c.workspace, "name", name, "hosts", strings.Join(info.Hosts, " "), "user", c.owner())
+	s.o.Log.Info("secret set", "audit", "secret", "workspace", c.workspace, "name", name, "hosts", strings.Join(info.Hosts, " "), "user", c.owner())
 	status := http.StatusOK
 	if made {
 		status = http.StatusCreated
@@ -84,7 +84,7 @@ func (s *Server) deleteSecret(c *call) error {
 	if err := s.o.Secrets.Delete(c.Request().Context(), c.workspace, name); err != nil {
 		return secretError(err)
 	}
-	s.o.Log.Info("secret deleted", "audit", true, "workspace", c.workspace, "name", name, "user", c.owner())
+	s.o.Log.Info("secret deleted", "audit", "secret", "workspace", c.workspace, "name", name, "user", c.owner())
 	return c.NoContent(http.StatusNoContent)
 }
 

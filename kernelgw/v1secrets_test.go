@@ -59,8 +59,8 @@ func TestASecretIsSetListedUsedAndDeleted(t *testing.T) {
 		t.Error("a new secret has the placeholder of a deleted one")
 	}
 	for _, line := range []string{
-		`msg="secret set" audit=true workspace=math name=OPENAI_API_KEY hosts="api.example.org *.example.net" user=`,
-		`msg="secret deleted" audit=true workspace=math name=OPENAI_API_KEY user=`,
+		`msg="secret set" audit=secret workspace=math name=OPENAI_API_KEY hosts="api.example.org *.example.net" user=`,
+		`msg="secret deleted" audit=secret workspace=math name=OPENAI_API_KEY user=`,
 	} {
 		if !strings.Contains(g.log.String(), line) {
 			t.Errorf("the log does not have %q", line)

@@ -89,6 +89,13 @@ func (c *ServeCmd) Run(env *environment) error {
 		return err
 	}
 	kept := secrets.New(secrets.Options{Store: store, Keeper: identities, Log: log})
+	if identities.Rotating() {
+		n, err := kept.Reseal(ctx)
+		if err != nil {
+			return err
+		}
+		log.Info("secrets are encrypted with the last key in secrets.keys", "secrets", n)
+	}
 	network, err := openNetwork(&c.Config, kept, log)
 	if err != nil {
 		return err

@@ -57,6 +57,14 @@ func (i *Identities) read() error {
 	return nil
 }
 
+// Rotating reports whether there is more than one key, so that there may be what
+// an older one sealed.
+func (i *Identities) Rotating() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.keys) > 1
+}
+
 // Seal implements Keeper.
 func (i *Identities) Seal(_ context.Context, plain []byte) ([]byte, error) {
 	keys, err := i.need()

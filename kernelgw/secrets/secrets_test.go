@@ -274,7 +274,11 @@ func TestRotationTheLastKeySealsAndAllOpen(t *testing.T) {
 	if err := os.WriteFile(path, fmt.Appendf(nil, "%s# newer\n%s\n", old, newest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, _ = open(t, store, identities(t, path))
+	keys := identities(t, path)
+	if !keys.Rotating() {
+		t.Error("two keys are not told from one")
+	}
+	s, _ = open(t, store, keys)
 	set(t, s, "w", "NEW", "3")
 	if got := values(t, s, "w"); got["OLD"] != "1" || got["NEW"] != "3" {
 		t.Errorf("after the rotation opened %v", got)
@@ -286,7 +290,11 @@ func TestRotationTheLastKeySealsAndAllOpen(t *testing.T) {
 	if err := os.WriteFile(path, fmt.Appendf(nil, "%s\n", newest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, _ = open(t, store, identities(t, path))
+	keys = identities(t, path)
+	if keys.Rotating() {
+		t.Error("one key is taken for two")
+	}
+	s, _ = open(t, store, keys)
 	if got := values(t, s, "w"); got["OLD"] != "1" || got["NEW"] != "3" {
 		t.Errorf("without the old key opened %v", got)
 	}
