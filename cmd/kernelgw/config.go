@@ -60,20 +60,21 @@ type Config struct {
 	IsolationConfig
 	ImagePolicyConfig
 	StorageConfig
-	FrontendDir string `help:"Directory of the browser files of JupyterLab and Notebook, which scripts/setup-frontend.sh makes. Default: .cache/frontend beside the binary's directory." type:"path"`
+	FrontendConfig
 
-	MaxMessage    ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
-	DrainTimeout  time.Duration `help:"Time that a stopping gateway gives its connections." default:"10s"`
-	OnExit        string        `help:"What becomes of kernels when the gateway is stopped by a signal: keep (the next gateway adopts them) or stop." enum:"keep,stop" default:"keep"`
-	MaxTerminals  int           `help:"Terminals of one workspace. They share a sandbox." default:"20"`
-	TerminalIdle  time.Duration `help:"Time after which a terminal that nobody looks at, and in which nothing happens, is ended." default:"12h"`
-	MaxSockets    int           `help:"Open kernel WebSockets of one user." default:"1000"`
-	MetricsPublic bool          `help:"Serve /metrics without a token."`
-	MetricsToken  string        `help:"Token for /metrics and nothing else. Without it, only the single user may read them: they tell of all users."`
-	LogLevel      string        `help:"Least level that is logged." enum:"debug,info,warn,error" default:"info"`
-	LogFormat     string        `help:"Form of log lines." enum:"text,json" default:"text"`
-	Runsc         string        `help:"The runsc binary of the gvisor driver. Default: .cache/tools/bin/runsc beside the binary's directory, else runsc in PATH." type:"path"`
-	Agent         string        `help:"The agent binary. Default: kernelagent beside this binary." type:"path"`
+	MaxMessage     ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
+	DrainTimeout   time.Duration `help:"Time that a stopping gateway gives its connections." default:"10s"`
+	OnExit         string        `help:"What becomes of kernels when the gateway is stopped by a signal: keep (the next gateway adopts them) or stop." enum:"keep,stop" default:"keep"`
+	MaxTerminals   int           `help:"Terminals of one workspace. They share a sandbox." default:"20"`
+	TerminalIdle   time.Duration `help:"Time after which a terminal that nobody looks at, and in which nothing happens, is ended." default:"12h"`
+	TerminalLinger time.Duration `help:"Time that the sandbox of a workspace's terminals stays after the last one has ended, or a notebook was converted in it." default:"5m"`
+	MaxSockets     int           `help:"Open kernel WebSockets of one user." default:"1000"`
+	MetricsPublic  bool          `help:"Serve /metrics without a token."`
+	MetricsToken   string        `help:"Token for /metrics and nothing else. Without it, only the single user may read them: they tell of all users."`
+	LogLevel       string        `help:"Least level that is logged." enum:"debug,info,warn,error" default:"info"`
+	LogFormat      string        `help:"Form of log lines." enum:"text,json" default:"text"`
+	Runsc          string        `help:"The runsc binary of the gvisor driver. Default: .cache/tools/bin/runsc beside the binary's directory, else runsc in PATH." type:"path"`
+	Agent          string        `help:"The agent binary. Default: kernelagent beside this binary." type:"path"`
 
 	Users []UserConfig `kong:"-" json:"users,omitempty"`
 }
@@ -161,6 +162,9 @@ func (c *Config) validate() error {
 	if c.TerminalIdle <= 0 {
 		return fmt.Errorf("terminal_idle: %v; it must be longer", c.TerminalIdle)
 	}
+	if c.TerminalLinger < time.Second {
+		return fmt.Errorf("terminal_linger: %v is too short to open the next terminal; at least 1s", c.TerminalLinger)
+	}
 	if c.MaxSockets < 1 {
 		return errors.New("max_sockets: nobody could use a kernel; at least 1")
 	}
@@ -177,6 +181,9 @@ func (c *Config) validate() error {
 		return err
 	}
 	if err := c.StorageConfig.validate(); err != nil {
+		return err
+	}
+	if err := c.FrontendConfig.validate(); err != nil {
 		return err
 	}
 	return c.validateUsers()

@@ -269,7 +269,7 @@ func attributes(dir string) error {
 }
 
 func browserFiles(c *Config) finding {
-	dir := frontendDir(c)
+	dir := frontendDir(&c.FrontendConfig)
 	if _, err := os.Stat(filepath.Join(dir, "lab")); err != nil {
 		return finding{"JupyterLab pages", false, fmt.Sprintf("not in %s: run make frontend; clients are served without", dir)}
 	}

@@ -19,7 +19,6 @@ import (
 	"kernelgw/contents"
 	"kernelgw/contents/s3embed"
 	"kernelgw/contents/s3store"
-	frontend "kernelgw/frontend-config"
 )
 
 // StorageConfig says where files are kept.
@@ -140,20 +139,6 @@ func openFiles(ctx context.Context, c *Config, log *slog.Logger) (files, error) 
 
 // Close closes the store, then what is below it.
 func (f files) Close() error { return errors.Join(f.Store.Close(), f.bucket.close()) }
-
-func frontendDir(c *Config) string { return cmp.Or(c.FrontendDir, besideProgram("frontend")) }
-
-// openFrontend reads the files of JupyterLab for browsers. Where they are not,
-// missing says why and what to do, and the gateway serves clients without.
-func openFrontend(c *Config, store *s3store.Store, log *slog.Logger) (f *frontend.Frontend, missing string) {
-	f, err := frontend.New(frontend.Options{Dir: frontendDir(c), Documents: store, Log: log, Terminals: true, IsDirectory: isDirectory(store)})
-	if err != nil {
-		missing = fmt.Sprintf("%v. Run make frontend, or name a directory that scripts/setup-frontend.sh made with --frontend-dir.", err)
-		log.Warn("JupyterLab is not served to browsers", "why", missing)
-		return nil, missing
-	}
-	return f, ""
-}
 
 // isDirectory tells the front end what a path is.
 func isDirectory(store contents.Store) func(ctx context.Context, workspace, path string) (bool, error) {

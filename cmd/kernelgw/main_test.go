@@ -123,6 +123,13 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 		"quota":                   {args: []string{"--quota", "much"}, want: []string{"much", "2GiB"}},
 		"ignored path":            {args: []string{"--sync-ignore", "a/b"}, want: []string{"sync_ignore"}},
 		"no time":                 {args: []string{"--keep-trash", "0s"}, want: []string{"keep_trash", "1m"}},
+		"terminals end at once":   {args: []string{"--terminal-linger", "0s"}, want: []string{"terminal_linger", "1s"}},
+		"overrides not there":     {args: []string{"--settings-overrides", "/nonexistent.json"}, want: []string{"settings_overrides", "/nonexistent.json"}},
+		"overrides no object":     {args: []string{"--settings-overrides", "testdata/list.json"}, want: []string{"settings_overrides", "JSON object like", "theme"}},
+		"page config no JSON":     {args: []string{"--page-config", "main_test.go"}, want: []string{"page_config", "JSON object like"}},
+		"page config null":        {args: []string{"--page-config", "testdata/null.json"}, want: []string{"page_config", "JSON object like"}},
+		"page config empty":       {args: []string{"--page-config", "/dev/null"}, want: []string{"page_config", "JSON object like"}},
+		"CSS without end":         {args: []string{"--custom-css", "/dev/zero"}, want: []string{"custom_css", "larger than"}},
 		"token file":              {env: map[string]string{"JUPYTER_TOKEN_FILE": "/nonexistent"}, want: []string{"JUPYTER_TOKEN_FILE"}},
 		"config file":             {args: []string{"--config", "/nonexistent.yaml"}, want: []string{"/nonexistent.yaml"}},
 		"no file name":            {args: []string{"--config"}, want: []string{"--config", "name the file"}},
@@ -175,7 +182,7 @@ func TestTokenOfJupytersConventions(t *testing.T) {
 		"the flag wins":      {env: map[string]string{"JUPYTER_TOKEN": "a"}, flag: "c", want: "c"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1, MaxTerminals: 1, TerminalIdle: 1, StorageConfig: someStorage, IsolationConfig: IsolationConfig{NetworkSubnet: "10.143.0.0/16"}}
+			config := Config{Listen: ":0", BaseURL: "/", Token: c.flag, Processes: 512, Memory: 1 << 30, Disk: 1 << 30, MaxSockets: 1, MaxTerminals: 1, TerminalIdle: 1, TerminalLinger: time.Second, StorageConfig: someStorage, IsolationConfig: IsolationConfig{NetworkSubnet: "10.143.0.0/16"}}
 			file, err := loadFile("", nil)
 			if err != nil {
 				t.Fatal(err)

@@ -80,7 +80,10 @@ func (c *ServeCmd) Run(env *environment) error {
 		Observe: events.Contents,
 	})
 	defer handlers.Close()
-	pages, missing := openFrontend(&c.Config, files.Store, log)
+	pages, missing, err := openFrontend(&c.FrontendConfig, files.Store, log)
+	if err != nil {
+		return err
+	}
 	if pages != nil {
 		defer pages.Close()
 	}
@@ -121,7 +124,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		Driver: driver, Store: store, Log: log, Metrics: metrics, Image: c.Image, Resources: resources,
 		Policy: inForce(chosen), Environment: kept.Environment,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
-		MaxMessageBytes: int64(c.MaxMessage), MaxTerminals: c.MaxTerminals, TerminalIdle: c.TerminalIdle,
+		MaxMessageBytes: int64(c.MaxMessage), MaxTerminals: c.MaxTerminals, TerminalIdle: c.TerminalIdle, TerminalLinger: c.TerminalLinger,
 		FilesConfig: agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore},
 	}
 	if driver.Capabilities().Isolated || c.WorkDir == "" {
