@@ -18,7 +18,7 @@ import (
 
 // ImageCmd builds, fetches and shows the images that sandboxes are made of.
 type ImageCmd struct {
-	Build     ImageBuildCmd     `cmd:"" help:"Build the default image: Debian's python3 with ipykernel, matplotlib, numpy, pandas, ipywidgets. Needs Debian 12, not root."`
+	Build     ImageBuildCmd     `cmd:"" help:"Build the default image: Debian's python3 with ipykernel, matplotlib, numpy, pandas, ipywidgets, nbconvert. Needs Debian 12, not root."`
 	Pull      ImagePullCmd      `cmd:"" help:"Fetch an image that has a kernelspec, from a registry or a file."`
 	List      ImageListCmd      `cmd:"" help:"List the images."`
 	Inspect   ImageInspectCmd   `cmd:"" help:"Show an image: digest, user, environment, kernelspecs."`

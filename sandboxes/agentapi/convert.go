@@ -113,20 +113,12 @@ func (c *Client) Convert(ctx context.Context, r ConvertRequest, notebook io.Read
 		cancel(nil)
 		return d, nil, fmt.Errorf("cannot call the agent: %w", err)
 	}
-	answer := bufio.NewReaderSize(resp.Body, MaxLineBytes)
-	line, err := answer.ReadSlice('\n')
+	d, answer, err := readDocument(resp.Body)
 	silent.Stop() // from here on the caller sets the pace
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		err = fmt.Errorf("%w: a line of more than %d bytes", ErrLies, MaxLineBytes)
-	case err != nil:
-		err = explain(ctx, err)
-	case json.Unmarshal(line, &d) != nil:
-		err = fmt.Errorf("%w: the answer is no document", ErrLies)
-	default:
-		err = d.check()
-	}
 	if err != nil {
+		if !errors.Is(err, ErrLies) {
+			err = explain(ctx, err)
+		}
 		resp.Body.Close()
 		cancel(nil)
 		return Document{}, nil, fmt.Errorf("cannot call the agent: %w", err)
@@ -135,6 +127,22 @@ func (c *Client) Convert(ctx context.Context, r ConvertRequest, notebook io.Read
 		defer cancel(nil)
 		return resp.Body.Close()
 	}}, nil
+}
+
+// readDocument reads the line before a document. The error is ErrLies, or that of
+// the answer.
+func readDocument(answer io.Reader) (d Document, content io.Reader, err error) {
+	buffered := bufio.NewReaderSize(answer, MaxLineBytes)
+	line, err := buffered.ReadSlice('\n')
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		return d, nil, fmt.Errorf("%w: a line of more than %d bytes", ErrLies, MaxLineBytes)
+	case err != nil:
+		return d, nil, err
+	case json.Unmarshal(line, &d) != nil:
+		return d, nil, fmt.Errorf("%w: the answer is no document", ErrLies)
+	}
+	return d, buffered, d.check()
 }
 
 // documentBody is so many bytes of an answer.
