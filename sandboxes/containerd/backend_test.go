@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,27 +128,21 @@ func collect(ctx context.Context, admin *client.Client) error {
 	return done(ctx)
 }
 
-// containerOf is the name of the container with a sandbox's agent.
-func containerOf(id string) string { return "kgw-" + id + ".agent" }
-
-// machineOf returns the pids of a sandbox's virtual machine and its file server.
+// machineOf returns the pids of a sandbox's virtual machine.
 func machineOf(id string) []int {
-	var found []int
-	for _, text := range []string{"sandbox-kgw-" + id, "/kgw-" + id + "/"} {
-		for _, pid := range processesWith(text) {
-			if base := filepath.Base(strings.Fields(cmdline(pid) + " -")[0]); strings.HasPrefix(base, "qemu-system") || strings.HasPrefix(base, "virtiofsd") {
-				found = append(found, pid)
-			}
-		}
-	}
-	return found
+	return programsOf(id, "qemu-system", "cloud-hypervisor", "firecracker")
 }
 
 // shimsOf returns the pids of a sandbox's shim.
-func shimsOf(id string) []int {
+func shimsOf(id string) []int { return programsOf(id, "containerd-shim") }
+
+// programsOf returns the processes of these programs that have the id of a
+// sandbox among their arguments.
+func programsOf(id string, programs ...string) []int {
 	var found []int
-	for _, pid := range processesWith("-id kgw-" + id) {
-		if strings.Contains(cmdline(pid), "containerd-shim") {
+	for _, pid := range processesWith(id) {
+		base := filepath.Base(strings.Fields(cmdline(pid) + " -")[0])
+		if slices.ContainsFunc(programs, func(p string) bool { return strings.HasPrefix(base, p) }) {
 			found = append(found, pid)
 		}
 	}

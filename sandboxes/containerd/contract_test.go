@@ -54,7 +54,7 @@ func contract(t *testing.T, b backend) {
 				return openNetworked(t, b, stateDir, outside)
 			},
 			KillAgent: func(t *testing.T, _ sandboxes.Driver, sb sandboxes.Sandbox) {
-				killTask(t, admin, containerOf(sb.Spec.ID))
+				killAgent(t, admin, sb.Spec.ID)
 			},
 		}
 	})
@@ -90,19 +90,19 @@ func openNetworked(t *testing.T, b backend, dir string, resolver egress.Resolver
 	return networked{d, network}
 }
 
-// killTask ends a task as kill -9 does.
-func killTask(t testing.TB, admin *client.Client, name string) {
+// killAgent ends the agent of a sandbox as kill -9 does.
+func killAgent(t testing.TB, admin *client.Client, id string) {
 	t.Helper()
-	container, err := admin.LoadContainer(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
+	list, err := admin.Containers(t.Context(), fmt.Sprintf("labels.%q==%q,id~=%q", "kernelgw/sandbox", id, `\.w$`))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("sandbox %s has %d containers with an agent, %v", id, len(list), err)
 	}
-	task, err := container.Task(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
+	task, err := list[0].Task(t.Context(), nil)
+	if err == nil {
+		err = task.Kill(t.Context(), syscall.SIGKILL)
 	}
-	if err := task.Kill(t.Context(), syscall.SIGKILL); err != nil {
-		t.Fatalf("cannot kill %s: %v", name, err)
+	if err != nil {
+		t.Fatalf("cannot kill the agent of %s: %v", id, err)
 	}
 }
 

@@ -116,7 +116,7 @@ func (d *Driver) reserve(ctx context.Context, id string) (*os.File, error) {
 	lock, err := lockDir(ctx, dir)
 	if err == nil {
 		// Kata does not start a machine whose name was used before.
-		if left := machineDirs(podName(id)); d.runtime.kata && len(left) > 0 {
+		if left := machineDirs(d.names.pod(id)); d.runtime.kata && len(left) > 0 {
 			err = fmt.Errorf("%w: %s is left of an earlier one", sandboxes.ErrExists, left[0])
 			_ = lock.Close()
 		}
@@ -153,10 +153,10 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 	if err != nil {
 		return err
 	}
-	if _, err := d.prepare(ctx, id, podName(id), pod); err != nil {
+	if _, err := d.prepare(ctx, id, d.names.pod(id), pod); err != nil {
 		return err
 	}
-	mounts, err := d.prepare(ctx, id, workName(id), base)
+	mounts, err := d.prepare(ctx, id, d.names.work(id), base)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 			return err
 		}
 	}
-	pid, err := d.run(ctx, id, podName(id), d.podSpec(id, limits, slot))
+	pid, err := d.run(ctx, id, d.names.pod(id), d.podSpec(id, limits, slot))
 	if err != nil {
 		return fmt.Errorf("cannot start its pod: %w", err)
 	}
@@ -176,7 +176,7 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 			return err
 		}
 	}
-	if _, err := d.run(ctx, id, workName(id), d.workSpec(id, image, limits, slot)); err != nil {
+	if _, err := d.run(ctx, id, d.names.work(id), d.workSpec(id, image, limits, slot)); err != nil {
 		return fmt.Errorf("cannot start its agent: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -207,14 +207,14 @@ func (d *Driver) fillDir(sb *sandboxes.Sandbox, slot netpolicy.Slot) (sandboxes.
 // a container until Destroy, and returns a context in which things are made
 // under it.
 func (d *Driver) lease(ctx context.Context, id string) (context.Context, error) {
-	_, err := d.client.LeasesService().Create(ctx, leases.WithID(podName(id)), leases.WithLabels(d.labels(id)))
+	_, err := d.client.LeasesService().Create(ctx, leases.WithID(d.names.pod(id)), leases.WithLabels(d.labels(id)))
 	if errdefs.IsAlreadyExists(err) {
 		return nil, fmt.Errorf("%w: containerd has a lease of its name", sandboxes.ErrExists)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make its lease: %w", trim(err))
 	}
-	return leases.WithLease(ctx, podName(id)), nil
+	return leases.WithLease(ctx, d.names.pod(id)), nil
 }
 
 func (d *Driver) labels(id string) map[string]string {

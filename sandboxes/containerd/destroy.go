@@ -55,7 +55,7 @@ func (d *Driver) destroy(ctx context.Context, id string) error {
 // remove removes all of a sandbox but its directory. The container with the
 // agent goes first: a shim of Kata that loses its pod before stays for ever.
 func (d *Driver) remove(ctx context.Context, id string) error {
-	pod, work := podName(id), workName(id)
+	pod, work := d.names.pod(id), d.names.work(id)
 	for again := true; again; {
 		for _, name := range []string{work, pod} {
 			if err := d.removeContainer(ctx, name); err != nil {

@@ -30,6 +30,7 @@ type Driver struct {
 	tasks       tasks.TasksClient
 	snapshotter string
 	snapshots   snapshots.Snapshotter
+	names       names
 	version     string // of containerd
 
 	images sync.Mutex // held while something common to all sandboxes is made in containerd
@@ -101,7 +102,7 @@ func connect(ctx context.Context, opts Options) (*Driver, error) {
 	}
 	d := &Driver{
 		opts: opts, runtime: r, client: client, tasks: client.TaskService(),
-		snapshotter: opts.Snapshotter, snapshots: client.SnapshotService(opts.Snapshotter),
+		snapshotter: opts.Snapshotter, snapshots: client.SnapshotService(opts.Snapshotter), names: newNames(opts.StateDir),
 	}
 	d.stop = func() {}
 	version, err := client.Version(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,7 +117,7 @@ func TestContainerdKilledIsNoEndOfASandbox(t *testing.T) {
 		}
 		b.daemon.boot(t)
 		b.answers(t, sb)
-		killTask(t, b.daemon.client(t), containerOf(sb.Spec.ID))
+		killAgent(t, b.daemon.client(t), sb.Spec.ID)
 		if r := within(t, ended, 10*time.Second); r.exit.Code != 137 {
 			t.Errorf("after the restart of containerd the end is told as %+v", r.exit)
 		}
@@ -208,7 +209,7 @@ func holdings(t *testing.T, b backend) held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/*kgw-f*")
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/*k?????-f[0-9]*")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,6 +282,23 @@ func TestUnusableNetworkIsSaidInASentence(t *testing.T) {
 	})
 }
 
+func TestNetworkOfAGoneSandboxIsTakenAway(t *testing.T) {
+	b := backend{runtime: "runc", daemon: v2().start(t)}
+	_, o := b.tiny(t)
+	n := ownedNetwork{network(t)}
+	o.Network, o.StateDir = n, shortTempDir(t)
+	d := newDriver(t, o)
+	sb := b.make(t, d, "wait")
+	if _, err := n.Acquire(t.Context(), "gone", sandboxes.NetworkPolicy{}); err != nil {
+		t.Fatal(err)
+	}
+	newDriver(t, o)
+	if left := n.left(); !slices.Equal(left, []string{sb.Spec.ID}) {
+		t.Errorf("after a new Driver there are the networks of %q", left)
+	}
+	b.answers(t, sb)
+}
+
 // sameNetwork gives the namespace of another sandbox.
 type sameNetwork struct {
 	plainNetwork
@@ -297,15 +315,26 @@ func TestIDWithAMachineLeftIsNotUsedAgain(t *testing.T) {
 			t.Skip("not on a host that is not the test's")
 		}
 		d, _ := b.tiny(t)
-		id := testID(t)
-		left := filepath.Join("/run/vc/sbs", "kgw-"+id)
+		sb := b.make(t, d, "wait")
+		dirs := programsOf(sb.Spec.ID, "virtiofsd") // its socket is in the machine's directory
+		if len(dirs) != 1 {
+			t.Fatalf("file servers: %v", dirs)
+		}
+		_, socket, _ := strings.Cut(cmdline(dirs[0]), "--socket-path=")
+		left := filepath.Dir(strings.TrimSpace(socket))
+		if err := d.Destroy(t.Context(), sb.Spec.ID); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.MkdirAll(left, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(left)
-		_, err := d.Create(t.Context(), sandboxes.Spec{ID: id, AgentConfig: []byte(`{}`)})
+		_, err := d.Create(t.Context(), sandboxes.Spec{ID: sb.Spec.ID, AgentConfig: []byte(`{}`)})
 		if !errors.Is(err, sandboxes.ErrExists) {
 			t.Errorf("Create with an id of which Kata has something left: %v, want ErrExists", err)
+		}
+		if err := os.RemoveAll(left); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

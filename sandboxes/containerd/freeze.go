@@ -49,7 +49,7 @@ func (d *Driver) change(ctx context.Context, id string, from, to task.Status, ca
 		return notFound(err)
 	}
 	defer lock.Close()
-	name := workName(id)
+	name := d.names.work(id)
 	p, err := d.state(ctx, name)
 	switch {
 	case errdefs.IsNotFound(err):

@@ -24,7 +24,7 @@ import (
 // machine left: processes, mounts, directories, control groups. All of it bears
 // the pod's name.
 func (d *Driver) cleanHost(ctx context.Context, id string) error {
-	pod := podName(id)
+	pod := d.names.pod(id)
 	if err := d.endProcesses(ctx, id, pod); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (d *Driver) orphaned(id string, left []hostproc.ID) bool {
 	if err := readJSON(d.dir(id), processName, &procs); err != nil || !slices.Contains(left, procs.Pod) {
 		return false
 	}
-	shims, err := find(func(args []string) bool { return isShimOf(args, podName(id)) })
+	shims, err := find(func(args []string) bool { return isShimOf(args, d.names.pod(id)) })
 	return err == nil && len(shims) == 0
 }
 
@@ -121,11 +121,25 @@ func isMachineOf(args []string, pod string) bool {
 				return true
 			}
 		}
-		if slices.Contains(strings.FieldsFunc(a, func(r rune) bool { return r == '/' || r == ',' || r == '=' }), pod) {
+		if slices.Contains(words(a), pod) {
 			return true
 		}
 	}
 	return false
+}
+
+// words are the parts of an argument such as "--socket-path=/run/kata/NAME/x.sock".
+func words(argument string) []string {
+	return strings.FieldsFunc(argument, func(r rune) bool { return r == '/' || r == ',' || r == '=' })
+}
+
+// arguments is the command line of a process, nil when it is gone.
+func arguments(pid int) []string {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(string(bytes.TrimRight(cmdline, "\x00")), "\x00")
 }
 
 // find returns the processes whose command line is wanted, this one excepted.
@@ -138,11 +152,7 @@ func find(wanted func(args []string) bool) ([]hostproc.ID, error) {
 	}
 	var found []hostproc.ID
 	for pid, p := range table {
-		if pid == os.Getpid() || p.Zombie {
-			continue
-		}
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || !wanted(strings.Split(string(bytes.TrimRight(cmdline, "\x00")), "\x00")) {
+		if pid == os.Getpid() || p.Zombie || !wanted(arguments(pid)) {
 			continue
 		}
 		id, err := p.ID()

@@ -33,7 +33,7 @@ func (d *Driver) exportLayer(ctx context.Context, id string, w io.Writer) error 
 	if !d.exists(id) {
 		return sandboxes.ErrNotFound
 	}
-	mounts, err := d.snapshots.Mounts(ctx, workName(id))
+	mounts, err := d.snapshots.Mounts(ctx, d.names.work(id))
 	if err != nil {
 		return trim(err)
 	}

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
@@ -24,9 +22,9 @@ type Leak struct {
 	Sandbox string // its id
 }
 
-// Leaks lists what belongs to no sandbox: in containerd, what this driver's
-// labels are on; on the host, what bears the name of a pod that no namespace of
-// containerd has. What the network left is the network's to tell.
+// Leaks lists what belongs to no sandbox of this driver: in containerd, what bears
+// its labels; on the host, what bears its names. What the network left is the
+// network's to tell.
 func (d *Driver) Leaks(ctx context.Context) ([]Leak, error) {
 	known, err := d.known()
 	if err != nil {
@@ -36,14 +34,7 @@ func (d *Driver) Leaks(ctx context.Context) ([]Leak, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot look through containerd: %w", trim(err))
 	}
-	others, err := d.allPods(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot look through containerd: %w", trim(err))
-	}
-	outside, err := leaksOnHost(func(pod string) bool {
-		id, ours := sandboxOf(pod)
-		return !ours || known[id] || others[pod]
-	})
+	outside, err := d.leaksOnHost(known)
 	if err != nil {
 		return nil, fmt.Errorf("cannot look through this host: %w", err)
 	}
@@ -117,33 +108,13 @@ func (d *Driver) leaksInside(ctx context.Context, known map[string]bool) ([]Leak
 	return leaks, err
 }
 
-// allPods are the names of the pods in all namespaces of containerd: another
-// gateway's are none of this one's business.
-func (d *Driver) allPods(ctx context.Context) (map[string]bool, error) {
-	spaces, err := d.client.NamespaceService().List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pods := map[string]bool{}
-	for _, space := range spaces {
-		containers, err := d.client.ContainerService().List(namespaces.WithNamespace(ctx, space))
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range containers {
-			pods[strings.TrimSuffix(c.ID, workSuffix)] = true
-		}
-	}
-	return pods, nil
-}
-
-// leaksOnHost looks for what bears the name of a pod that is not accounted for.
-func leaksOnHost(accounted func(pod string) bool) ([]Leak, error) {
+// leaksOnHost looks for what bears a name of this driver's and of no sandbox.
+func (d *Driver) leaksOnHost(known map[string]bool) ([]Leak, error) {
 	var leaks []Leak
-	note := func(kind, name, pod string) {
-		pod = strings.TrimSuffix(pod, workSuffix)
-		if id, ours := sandboxOf(pod); ours && sandboxes.ValidID(id) && podName(id) == pod && !accounted(pod) {
-			leaks = append(leaks, Leak{Kind: kind, Name: name, Sandbox: id})
+	note := func(kind, what, name string) {
+		id, ours := d.names.sandbox(name)
+		if ours && sandboxes.ValidID(id) && d.names.pod(id) == strings.TrimSuffix(name, workSuffix) && !known[id] {
+			leaks = append(leaks, Leak{Kind: kind, Name: what, Sandbox: id})
 		}
 	}
 	for _, root := range machineRoots {
@@ -169,12 +140,8 @@ func leaksOnHost(accounted func(pod string) bool) ([]Leak, error) {
 		return nil, err
 	}
 	for pid := range table {
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil {
-			continue
-		}
-		args := strings.Split(string(cmdline), "\x00")
-		if pod := podIn(args); pod != "" && (isShimOf(args, pod) || isMachineOf(args, pod)) {
+		args := arguments(pid)
+		if pod := d.podIn(args); isShimOf(args, pod) || isMachineOf(args, pod) {
 			note("process", fmt.Sprintf("%d (%s)", pid, filepath.Base(args[0])), pod)
 		}
 	}
@@ -182,13 +149,13 @@ func leaksOnHost(accounted func(pod string) bool) ([]Leak, error) {
 }
 
 // podIn returns what looks like a pod's name among the arguments of a command.
-func podIn(args []string) string {
+func (d *Driver) podIn(args []string) string {
 	for _, a := range args {
-		words := strings.FieldsFunc(a, func(r rune) bool { return r == '/' || r == ',' || r == '=' })
-		if i := slices.IndexFunc(words, func(w string) bool {
-			return strings.HasPrefix(strings.TrimPrefix(w, "sandbox-"), namePrefix)
-		}); i >= 0 {
-			return strings.TrimSuffix(strings.TrimPrefix(words[i], "sandbox-"), workSuffix)
+		for _, word := range words(a) {
+			word = strings.TrimPrefix(word, "sandbox-")
+			if strings.HasPrefix(word, d.names.prefix) {
+				return strings.TrimSuffix(word, workSuffix)
+			}
 		}
 	}
 	return ""

@@ -46,7 +46,7 @@ func (d *Driver) noteMemory(event typeurl.Any) {
 	if !ok {
 		return
 	}
-	id, ours := sandboxOf(oom.ContainerID)
+	id, ours := d.names.sandbox(oom.ContainerID)
 	if !ours || !d.exists(id) {
 		return
 	}

@@ -1,36 +1,44 @@
 package containerd
 
-import "strings"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
 
-// namePrefix is what every name in containerd and on the host begins with, so
-// that what is left over says whose it was. With the longest sandbox id a name
-// has 67 bytes: Kata binds sockets in directories named after it.
-const namePrefix = "kgw-"
+// names are how a driver calls what it makes for sandboxes, in containerd and on
+// the host: always by the prefix and the sandbox's id. The prefix is the driver's
+// own, so that of what is left on a host it knows its own and touches nobody
+// else's. With the longest id a pod's name has 70 bytes: Kata binds sockets in
+// directories named after it.
+type names struct{ prefix string }
 
 // workSuffix tells the container with the agent from the one that holds the pod.
-const workSuffix = ".agent"
+const workSuffix = ".w"
 
-// podName is the name of a sandbox's first container, which Kata takes for the
+// newNames are the names of the driver over a state directory.
+func newNames(stateDir string) names {
+	sum := sha256.Sum256([]byte(stateDir))
+	return names{prefix: "k" + hex.EncodeToString(sum[:])[:5] + "-"}
+}
+
+// pod is the name of a sandbox's first container, which Kata takes for the
 // sandbox's own.
 //
 // containerd does not take a hyphen at the end or two in a row. Where an id has
 // those its hyphens become an X, which no id has.
-func podName(id string) string {
+func (n names) pod(id string) string {
 	if strings.Contains(id, "--") || strings.HasSuffix(id, "-") {
 		id = strings.ReplaceAll(id, "-", "X")
 	}
-	return namePrefix + id
+	return n.prefix + id
 }
 
-// workName is the name of the container with the agent.
-func workName(id string) string { return podName(id) + workSuffix }
+// work is the name of the container with the agent.
+func (n names) work(id string) string { return n.pod(id) + workSuffix }
 
-// sandboxOf returns the id of the sandbox that a container's name is made of.
-func sandboxOf(name string) (id string, ok bool) {
-	name, ok = strings.CutPrefix(name, namePrefix)
-	name = strings.TrimSuffix(name, workSuffix)
-	return strings.ReplaceAll(name, "X", "-"), ok && name != ""
+// sandbox returns the id of the sandbox that a container is named after.
+func (n names) sandbox(name string) (id string, ok bool) {
+	id, ok = strings.CutPrefix(strings.TrimSuffix(name, workSuffix), n.prefix)
+	return strings.ReplaceAll(id, "X", "-"), ok && id != ""
 }
-
-// cgroupName is the control group of a container.
-func cgroupName(name string) string { return "/" + name }

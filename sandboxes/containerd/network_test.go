@@ -166,7 +166,14 @@ func (n plainNetwork) slot(id string) (netpolicy.Slot, error) {
 	return netpolicy.Slot{}, fs.ErrNotExist
 }
 
-func (n plainNetwork) List() []netpolicy.Slot {
+// List is empty: several drivers share the network, and would release each
+// other's slots.
+func (n plainNetwork) List() []netpolicy.Slot { return nil }
+
+// ownedNetwork is one that a single driver has for itself.
+type ownedNetwork struct{ plainNetwork }
+
+func (n ownedNetwork) List() []netpolicy.Slot {
 	var slots []netpolicy.Slot
 	for _, id := range n.left() {
 		slots = append(slots, netpolicy.Slot{ID: id})

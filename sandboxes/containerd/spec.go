@@ -52,7 +52,7 @@ const (
 // annotations. No resources of its own: Kata's older shim adds them up, but dies
 // of there being none at all.
 func (d *Driver) podSpec(id string, limits sandboxes.Resources, slot netpolicy.Slot) *specs.Spec {
-	name := podName(id)
+	name := d.names.pod(id)
 	spec := d.commonSpec(name, slot)
 	spec.Annotations = map[string]string{
 		typeAnnotation:   "sandbox",
@@ -77,11 +77,11 @@ func (d *Driver) podSpec(id string, limits sandboxes.Resources, slot netpolicy.S
 
 // workSpec describes the container with the agent.
 func (d *Driver) workSpec(id string, image Image, limits sandboxes.Resources, slot netpolicy.Slot) *specs.Spec {
-	name := workName(id)
+	name := d.names.work(id)
 	spec := d.commonSpec(name, slot)
 	spec.Annotations = map[string]string{
 		typeAnnotation:      "container",
-		podAnnotation:       podName(id),
+		podAnnotation:       d.names.pod(id),
 		containerAnnotation: "agent",
 	}
 	// What the agent needs to run a kernel as another user, and no more.
@@ -164,7 +164,7 @@ func (d *Driver) commonSpec(name string, slot netpolicy.Slot) *specs.Spec {
 			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: cgroupName(name),
+			CgroupsPath: "/" + name,
 			// Never nil: Kata's older shim dies of it.
 			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			Namespaces: []specs.LinuxNamespace{

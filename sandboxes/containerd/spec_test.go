@@ -13,7 +13,7 @@ import (
 )
 
 func TestNamesAreContainerds(t *testing.T) {
-	seen := map[string]string{}
+	n, seen := newNames("/state"), map[string]string{}
 	for _, id := range []string{
 		"a", "0", "a-b", "a--b", "a-", "a---", "ax", "a-x", "a-x-", strings.Repeat("a", 63), strings.Repeat("a-", 31) + "a",
 		"3fa85f64-5717-4562-b3fc-2c963f66afa6",
@@ -21,7 +21,7 @@ func TestNamesAreContainerds(t *testing.T) {
 		if !sandboxes.ValidID(id) {
 			t.Fatalf("%q is not valid", id)
 		}
-		for _, name := range []string{podName(id), workName(id)} {
+		for _, name := range []string{n.pod(id), n.work(id)} {
 			if err := identifiers.Validate(name); err != nil {
 				t.Errorf("id %q: %v", id, err)
 			}
@@ -29,20 +29,20 @@ func TestNamesAreContainerds(t *testing.T) {
 				t.Errorf("%q and %q share the name %q", id, other, name)
 			}
 			seen[name] = id
-			if got, ok := sandboxOf(name); got != id || !ok {
+			if got, ok := n.sandbox(name); got != id || !ok {
 				t.Errorf("name %q is taken for sandbox %q, %v; want %q", name, got, ok, id)
 			}
 		}
 	}
-	for _, name := range []string{"", "kgw-", "other", "kgw", "xkgw-a"} {
-		if id, ok := sandboxOf(name); ok {
+	for _, name := range []string{"", n.prefix, "other", "k", "x" + n.prefix + "a", newNames("/other").pod("a")} {
+		if id, ok := n.sandbox(name); ok {
 			t.Errorf("name %q is taken for sandbox %q", name, id)
 		}
 	}
 }
 
 func testDriver(kata bool) *Driver {
-	return &Driver{opts: Options{StateDir: "/state", AgentPath: "/agent"}, runtime: runtime{kata: kata}}
+	return &Driver{opts: Options{StateDir: "/state", AgentPath: "/agent"}, runtime: runtime{kata: kata}, names: names{"kgw-"}}
 }
 
 var (
@@ -147,7 +147,7 @@ func TestOnlyAPodsOwnProcessesAreIts(t *testing.T) {
 		{false, false, "vim /run/kata/kgw-a/virtiofsd.sock"},
 		{false, false, "sh -c qemu-system-x86_64 -name sandbox-kgw-a"},
 		{false, true, "/usr/bin/containerd-shim-runc-v2 -namespace kernelgw -id kgw-a -address /x"},
-		{false, true, "/opt/kata/bin/containerd-shim-kata-v2 -namespace kernelgw -address /x -id kgw-a.agent start"},
+		{false, true, "/opt/kata/bin/containerd-shim-kata-v2 -namespace kernelgw -address /x -id kgw-a.w start"},
 		{false, false, "/usr/bin/containerd-shim-runc-v2 -namespace kernelgw -id kgw-ab"},
 		{false, false, "grep -id kgw-a"},
 		{false, false, ""},

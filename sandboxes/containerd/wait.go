@@ -40,7 +40,7 @@ func (d *Driver) Wait(ctx context.Context, id string) (sandboxes.Exit, error) {
 const rereadPause = 500 * time.Millisecond
 
 func (d *Driver) wait(ctx context.Context, id string) (sandboxes.Exit, error) {
-	dir, name := d.dir(id), workName(id)
+	dir, name := d.dir(id), d.names.work(id)
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, rereadPause) {
 		var exit sandboxes.Exit
 		if err := readJSON(dir, exitName, &exit); !errors.Is(err, fs.ErrNotExist) {
