@@ -54,7 +54,7 @@ func TestKillOfTheGatewayLosesNoLine(t *testing.T) {
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
 	}
 	r.take(t, w, 1<<20)
-	problem, twice := lossless(r.stream, 2000)
+	problem, twice := probe.Lossless(r.stream, 2000)
 	if problem != "" {
 		t.Error(problem)
 	}
@@ -182,7 +182,7 @@ func TestDrainClosesSocketsWith1012AndExitsZero(t *testing.T) {
 	}
 	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
 	r.take(t, w, 1<<20)
-	problem, twice := lossless(r.stream, 2000)
+	problem, twice := probe.Lossless(r.stream, 2000)
 	if problem != "" {
 		t.Error(problem)
 	}

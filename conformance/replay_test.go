@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -118,13 +117,9 @@ func duplicateSessionReplaces(t testing.TB, s *target) {
 // reader collects a cell's output over as many sockets as it takes.
 type reader struct {
 	id     string
-	stream []chunk // in the order of arrival
+	stream []probe.Piece // in the order of arrival
 	idle   bool
 }
-
-// chunk is one stream message. A kernel may flush a line in two of them, and a
-// socket may break in between.
-type chunk struct{ id, text string }
 
 // take reads until the cell has ended or n more messages of it have come.
 func (r *reader) take(t testing.TB, w *probe.Socket, n int) {
@@ -151,79 +146,10 @@ func (r *reader) read(w *probe.Socket, n int) error {
 		case m.State() == "idle":
 			r.idle = true
 		case m.Header.MsgType == "stream":
-			r.stream = append(r.stream, chunk{m.Header.MsgID, m.Field("text")})
+			r.stream = append(r.stream, probe.Piece{ID: m.Header.MsgID, Text: m.Field("text")})
 		}
 	}
 	return nil
-}
-
-// lossless says what is wrong with a stream of the numbers below n when breaks
-// may have delivered some messages twice, but lost or misordered none: a replay
-// goes back to one message and on from there, one after the other.
-func lossless(stream []chunk, n int) (problem string, duplicates int) {
-	place := make(map[string]int)
-	var text strings.Builder
-	due := 0
-	for _, c := range stream {
-		at, again := place[c.id]
-		switch {
-		case again && at > due:
-			return fmt.Sprintf("message %d of the output where %d was due", at, due), duplicates
-		case again:
-			duplicates++
-			due = at + 1
-		case due < len(place):
-			return fmt.Sprintf("new output %q inside a replay, where message %d was due", c.text, due), duplicates
-		default:
-			place[c.id] = due
-			due++
-			text.WriteString(c.text)
-		}
-	}
-	lines := strings.Fields(text.String())
-	for i, line := range lines {
-		if line != fmt.Sprint(i) {
-			return fmt.Sprintf("line %q where %d was due", line, i), duplicates
-		}
-	}
-	if due < len(place) {
-		return fmt.Sprintf("a replay ends at message %d of %d", due, len(place)), duplicates
-	}
-	if len(lines) != n {
-		return fmt.Sprintf("lines end before %d of %d", len(lines), n), duplicates
-	}
-	return "", duplicates
-}
-
-// TestLossless holds the judge of the checks below to what it must see.
-func TestLossless(t *testing.T) {
-	said := func(s string) (stream []chunk) {
-		for word := range strings.SplitSeq(s, " ") {
-			stream = append(stream, chunk{word, strings.ReplaceAll(word, ";", "\n")})
-		}
-		return stream
-	}
-	for _, c := range []struct {
-		name, stream string
-		ok           bool
-		twice        int
-	}{
-		{"plain", "0; 1; 2;", true, 0},
-		{"a line in two messages", "0; 1 ; 2;", true, 0},
-		{"a break inside a line", "0; 1 0; 1 ; 2;", true, 2},
-		{"twice at two breaks", "0; 1; 1; 2; 2;", true, 2},
-		{"a loss", "0; 2;", false, 0},
-		{"a loss at the end", "0; 1;", false, 0},
-		{"a loss in a replay", "0; 1; 0; 2;", false, 0},
-		{"a replay that jumps ahead", "0; 1; 2; 0; 2;", false, 0},
-		{"a replay that stops", "0; 1; 2; 0;", false, 0},
-		{"misordered", "1; 0; 2;", false, 0},
-	} {
-		problem, twice := lossless(said(c.stream), 3)
-		if (problem == "") != c.ok || c.ok && twice != c.twice {
-			t.Errorf("%s: %q, %d twice", c.name, problem, twice)
-		}
-	}
 }
 
 const printing = "for i in range(3000):\n    print(i, flush=True)\n    time.sleep(0.0005)"
@@ -241,7 +167,7 @@ func dropInFullFlow(t testing.TB, s *target) {
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session})
 	}
 	r.take(t, w, 1<<20)
-	problem, twice := lossless(r.stream, 3000)
+	problem, twice := probe.Lossless(r.stream, 3000)
 	if problem != "" {
 		t.Error(problem)
 	}
@@ -260,7 +186,7 @@ func dropWhileAnotherWatches(t testing.TB, s *target) {
 	r.rest(w)
 	time.Sleep(300 * time.Millisecond) // output goes on meanwhile
 	r.take(t, s.Dial(t, k.ID, probe.Dialing{Session: session}), 1<<20)
-	problem, twice := lossless(r.stream, 3000)
+	problem, twice := probe.Lossless(r.stream, 3000)
 	if problem != "" {
 		t.Error(problem)
 	}

@@ -256,7 +256,7 @@ func TestJupyterLabServices(t *testing.T) {
 	crash(t, p)
 	after := s.event(t, "reconnect")
 	if twice := after["twice"].(float64); twice > 128 {
-		t.Errorf("%v lines came twice over one break", twice)
+		t.Errorf("%v messages came twice over one break", twice)
 	}
 	t.Logf("after kill -9 of the gateway: %v", after)
 	s.event(t, "done")

@@ -3,7 +3,6 @@ package clients
 import (
 	"bytes"
 	"fmt"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -150,29 +149,20 @@ func TestLabThroughGatewayURLSurvivesKillOfTheGateway(t *testing.T) {
 	crash(t, p)
 	// The Lab server reconnects by itself, after up to two seconds.
 	r := w.Finish(t, id, 2*time.Minute)
-	next, twice := 0, 0
+	var stream []probe.Piece
 	for _, m := range append(append(before, last), r.Messages...) {
-		if m.Header.MsgType != "stream" || m.Parent.MsgID != id {
-			continue
-		}
-		for _, line := range strings.Fields(m.Field("text")) {
-			switch i, err := strconv.Atoi(line); {
-			case err != nil || i > next:
-				t.Fatalf("line %s where %d was due", line, next)
-			case i < next:
-				twice++
-			default:
-				next++
-			}
+		if m.Header.MsgType == "stream" && m.Parent.MsgID == id {
+			stream = append(stream, probe.Piece{ID: m.Header.MsgID, Text: m.Field("text")})
 		}
 	}
-	if next != n {
-		t.Errorf("lines end before %d of %d", next, n)
+	problem, twice := probe.Lossless(stream, n)
+	if problem != "" {
+		t.Error(problem)
 	}
 	if twice > 128 {
-		t.Errorf("%d lines came twice over one break", twice)
+		t.Errorf("%d messages came twice over one break", twice)
 	}
-	t.Logf("%d lines came twice", twice)
+	t.Logf("%d messages came twice", twice)
 	if got := w.Run(t, "print(kept)").Stdout; got != "1\n" {
 		t.Errorf("the kernel lost its state: %q", got)
 	}
