@@ -153,7 +153,7 @@ func kataVersion(ctx context.Context, shim string) (string, error) {
 		return "", fmt.Errorf("cannot find a version in what %s --version says: %q", shim, sentence(string(output)))
 	}
 	if slices.Compare(number[:], leastKata[:]) < 0 {
-		return "", fmt.Errorf("Kata Containers %s is too old: 4.1.0 is the first without GHSA-fmg6-v47x-52wr, by which code inside could mount what it liked", version)
+		return "", fmt.Errorf("version %s of Kata Containers is too old: 4.1.0 is the first without GHSA-fmg6-v47x-52wr, by which code inside could mount what it liked", version)
 	}
 	return version, nil
 }
