@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
@@ -153,36 +154,65 @@ func (d *Driver) start(ctx context.Context, sb *sandboxes.Sandbox, image Image, 
 	if err != nil {
 		return err
 	}
-	if _, err := d.prepare(ctx, id, d.names.pod(id), pod); err != nil {
+	// The pod starts, which takes a virtual machine its time, while the rest is made
+	// ready.
+	var both errgroup.Group
+	both.Go(func() error { return d.startPod(ctx, id, pod, limits, slot) })
+	var work containerd.Container
+	both.Go(func() (err error) {
+		work, err = d.prepareWork(ctx, sb.Spec, base, image, limits, slot)
+		return err
+	})
+	if err := both.Wait(); err != nil {
 		return err
 	}
-	mounts, err := d.prepare(ctx, id, d.names.work(id), base)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if sb.Spec.Layer != "" {
-		if err := importLayer(ctx, sb.Spec.Layer, mounts, limits.DiskBytes); err != nil {
-			return err
-		}
-	}
-	pid, err := d.run(ctx, id, d.names.pod(id), d.podSpec(id, limits, slot))
-	if err != nil {
-		return fmt.Errorf("cannot start its pod: %w", err)
-	}
-	// Written before there is more: of a machine whose shim dies only this and its
-	// command line are left.
-	if procs, err := hostproc.Identify(int(pid)); err == nil {
-		if err := writeJSON(d.dir(id), processName, processes{Pod: procs}); err != nil {
-			return err
-		}
-	}
-	if _, err := d.run(ctx, id, d.names.work(id), d.workSpec(id, image, limits, slot)); err != nil {
+	if _, err := d.run(ctx, work); err != nil {
 		return fmt.Errorf("cannot start its agent: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return writeJSON(d.dir(id), sandboxName, sb)
+}
+
+// startPod makes and starts the container that holds the pod.
+func (d *Driver) startPod(ctx context.Context, id, root string, limits sandboxes.Resources, slot netpolicy.Slot) error {
+	name := d.names.pod(id)
+	if _, err := d.prepare(ctx, id, name, root); err != nil {
+		return err
+	}
+	container, err := d.container(ctx, id, name, d.podSpec(id, limits, slot))
+	if err != nil {
+		return err
+	}
+	pid, err := d.run(ctx, container)
+	if err != nil {
+		return fmt.Errorf("cannot start its pod: %w", err)
+	}
+	// Written before there is more: of a machine whose shim dies only this and its
+	// command line are left.
+	if pod, err := hostproc.Identify(int(pid)); err == nil {
+		return writeJSON(d.dir(id), processName, processes{Pod: pod})
+	}
+	return nil // it has ended already, which the next step finds out
+}
+
+// prepareWork makes the container with the agent, which is not started yet.
+func (d *Driver) prepareWork(ctx context.Context, spec sandboxes.Spec, base string, image Image, limits sandboxes.Resources, slot netpolicy.Slot) (containerd.Container, error) {
+	name := d.names.work(spec.ID)
+	mounts, err := d.prepare(ctx, spec.ID, name, base)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Layer != "" {
+		if err := importLayer(ctx, spec.Layer, mounts, limits.DiskBytes); err != nil {
+			return nil, err
+		}
+	}
+	return d.container(ctx, spec.ID, name, d.workSpec(spec.ID, image, limits, slot))
 }
 
 // fillDir writes what the sandbox sees of its directory, and returns where its
@@ -230,16 +260,8 @@ func (d *Driver) prepare(ctx context.Context, id, key, parent string) ([]mount.M
 	return m, nil
 }
 
-// run makes a container on the snapshot of its name and starts it. It returns
-// the pid that containerd tells.
-func (d *Driver) run(ctx context.Context, id, name string, spec *specs.Spec) (uint32, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	// From here on to the end, whatever becomes of the caller: a runtime that is
-	// interrupted leaves half a machine.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startDeadline)
-	defer cancel()
+// container makes a container on the snapshot of its name.
+func (d *Driver) container(ctx context.Context, id, name string, spec *specs.Spec) (containerd.Container, error) {
 	container, err := d.client.NewContainer(ctx, name,
 		containerd.WithRuntime(d.runtime.name, d.runtime.options),
 		containerd.WithContainerLabels(d.labels(id)),
@@ -249,11 +271,20 @@ func (d *Driver) run(ctx context.Context, id, name string, spec *specs.Spec) (ui
 			return nil
 		})
 	if errdefs.IsAlreadyExists(err) {
-		return 0, fmt.Errorf("%w: containerd has a container of its name", sandboxes.ErrExists)
+		return nil, fmt.Errorf("%w: containerd has a container of its name", sandboxes.ErrExists)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("cannot make a container: %w", trim(err))
+		return nil, fmt.Errorf("cannot make a container: %w", trim(err))
 	}
+	return container, nil
+}
+
+// run starts a container's task and returns the pid that containerd tells. It
+// goes on to the end whatever becomes of the caller: a runtime that is
+// interrupted leaves half a machine.
+func (d *Driver) run(ctx context.Context, container containerd.Container) (uint32, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startDeadline)
+	defer cancel()
 	// No standard streams: what is not read for a while stops its writer, and no
 	// gateway reads while it is restarted.
 	task, err := container.NewTask(ctx, cio.NullIO)

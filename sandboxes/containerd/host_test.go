@@ -382,3 +382,10 @@ func purgeHost() error {
 	}
 	return errors.Join(purge(c), c.Close())
 }
+
+func writeFile(t testing.TB, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
