@@ -30,7 +30,7 @@ fi
 # What does not depend on our driver is met once: the stock servers, and a day in
 # the browser at one of them, which is compared with ours of each driver.
 step "conformance and real clients, driver process; browsers, drivers process and gvisor"
-KERNELGW_CONFORMANCE_DRIVER=process KERNELGW_BROWSER_DRIVERS="process gvisor" scripts/own-network.sh go test -count=1 -timeout 25m ./conformance/...
+KERNELGW_CONFORMANCE_DRIVER=process KERNELGW_BROWSER_DRIVERS="process gvisor" go test -exec "$PWD/scripts/own-network.sh" -count=1 -timeout 25m ./conformance/...
 step "conformance and real clients, driver gvisor"
-KERNELGW_CONFORMANCE_DRIVER=gvisor scripts/own-network.sh go test -count=1 -timeout 25m \
+KERNELGW_CONFORMANCE_DRIVER=gvisor go test -exec "$PWD/scripts/own-network.sh" -count=1 -timeout 25m \
 	-skip '^TestStock$|^TestJupyterLabServicesOfFilesSettingsAndTerminals$/^stock$' ./conformance ./conformance/clients

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"kernelgw/conformance/probe"
@@ -61,6 +62,7 @@ func Kernelgw(ctx context.Context, o Options) (*Process, error) {
 	}
 	p := &Process{Dir: dir, env: environ(dir, venv, o.Env...)}
 	p.argv = append([]string{binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data"), "--driver", cmp.Or(o.Driver, Driver())}, o.Args...)
+	p.argv = append(p.argv, networkArgs()...)
 	p.argv = append(p.argv, strings.Fields(os.Getenv("KERNELGW_CONFORMANCE_ARGS"))...)
 	if len(o.Users) == 0 {
 		p.Token = probe.ID()
@@ -77,6 +79,21 @@ func Kernelgw(ctx context.Context, o Options) (*Process, error) {
 		}
 	}
 	return p, p.start(ctx)
+}
+
+// gateways counts those that were started, each of which has a network of its own.
+var gateways atomic.Uint32
+
+// networkArgs gives a gateway a name and addresses for its sandboxes' network
+// that no other of this process has. scripts/own-network.sh says whether the
+// process has a network namespace of its own, in which that can be.
+func networkArgs() []string {
+	if os.Getenv("KERNELGW_TEST_OWN_NETWORK") == "" {
+		return []string{"--network", "none"}
+	}
+	n := gateways.Add(1)
+	subnet := fmt.Sprintf("10.%d.%d.0/20", 64+n/16%128, n%16*16)
+	return []string{"--network-name", fmt.Sprintf("k%d", n), "--network-subnet", subnet}
 }
 
 func usersYAML(users []User) []byte {
