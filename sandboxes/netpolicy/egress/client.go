@@ -40,18 +40,19 @@ type link struct {
 	addr   netip.Addr // of a connection to a host
 }
 
-// hold registers a connection from the client. It returns nil when there are
-// too many or the client was dismissed.
-func (c *client) hold(conn net.Conn, most int) *link {
+// hold registers a connection from the client. It reports false when there are
+// too many or the client was dismissed. The link is set under the lock: from
+// then on others may close the connection, and Close reads it.
+func (c *client) hold(in *inbound, most int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone || c.inbound >= most {
-		return nil
+		return false
 	}
-	l := &link{conn: conn}
+	in.link = &link{conn: in}
 	c.inbound++
-	c.links[l] = struct{}{}
-	return l
+	c.links[in.link] = struct{}{}
+	return true
 }
 
 // bind says that a connection from the client is for one target from now on.
@@ -63,18 +64,19 @@ func (c *client) bind(l *link, t target) bool {
 	return !c.gone && c.rules.Load().deny(t) == ""
 }
 
-// reach registers a connection to a host. It returns nil when the rules have
+// reach registers a connection to a host. It reports false when the rules have
 // changed since they were asked, and deny it.
-func (c *client) reach(conn net.Conn, t target, addr netip.Addr) *link {
+func (c *client) reach(out *outbound, t target, addr netip.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	l := &link{conn: conn, out: true, target: t, addr: addr}
+	l := &link{conn: out, out: true, target: t, addr: addr}
 	if c.gone || !c.rules.Load().allows(l) {
-		return nil
+		return false
 	}
+	out.link = l
 	c.links[l] = struct{}{}
 	c.connections.Add(1)
-	return l
+	return true
 }
 
 func (c *client) forget(l *link) {

@@ -63,7 +63,7 @@ func (p *Proxy) dial(ctx context.Context, c *client, t target) (*outbound, error
 			continue
 		}
 		out := &outbound{idleConn: idleConn{Conn: conn, idle: p.limits.idle}, client: c}
-		if out.link = c.reach(out, t, addr); out.link == nil {
+		if !c.reach(out, t, addr) {
 			conn.Close()
 			return nil, &refusal{"its network policy has changed"}
 		}

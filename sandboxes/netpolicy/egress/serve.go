@@ -157,7 +157,7 @@ func (p *Proxy) receive(conn net.Conn) *inbound {
 		return nil
 	}
 	in := &inbound{idleConn: idleConn{Conn: conn, idle: p.limits.idle}, client: c}
-	if in.link = c.hold(in, p.options.Connections); in.link == nil {
+	if !c.hold(in, p.options.Connections) {
 		p.deny(c, "", 0, fmt.Sprintf("more than %d connections at a time", p.options.Connections))
 		return nil
 	}
