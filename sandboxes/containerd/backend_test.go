@@ -72,6 +72,10 @@ func (b backend) options(t testing.TB, stateDir string) containerd.Options {
 	t.Helper()
 	o := b.daemon.options(t, stateDir)
 	o.Runtime, o.RuntimeConfigPath = b.runtime, b.config
+	if b.real {
+		// The Go shim's machines have 2 GiB more than this, on what may be a small host.
+		o.Defaults.MemoryBytes = 768 << 20
+	}
 	return o
 }
 

@@ -37,8 +37,9 @@ const (
 // emulation on a busy host boots for half a minute.
 const startDeadline = 120 * time.Second
 
-// cleanDeadline is how long a failed Create has to remove what it made.
-const cleanDeadline = 90 * time.Second
+// cleanDeadline is how long a failed Create has to remove what it made: two tasks
+// may resist until their shim is killed.
+const cleanDeadline = 150 * time.Second
 
 // Create implements sandboxes.Driver.
 func (d *Driver) Create(ctx context.Context, spec sandboxes.Spec) (sandboxes.Sandbox, error) {

@@ -2,7 +2,9 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -10,6 +12,8 @@ import (
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/typeurl/v2"
+
+	"kernelgw/sandboxes"
 )
 
 // watchMemory notes, until ctx ends, in which sandboxes a process was killed for
@@ -47,10 +51,11 @@ func (d *Driver) noteMemory(event typeurl.Any) {
 		return
 	}
 	id, ours := d.names.sandbox(oom.ContainerID)
-	if !ours || !d.exists(id) {
+	if !ours || !sandboxes.ValidID(id) {
 		return
 	}
-	if err := os.WriteFile(filepath.Join(d.dir(id), oomName), nil, 0o600); err != nil {
+	err = os.WriteFile(filepath.Join(d.dir(id), oomName), nil, 0o600)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it is destroyed already
 		d.opts.Log.Warn("cannot note that a sandbox ran out of memory", "sandbox", id, "error", err)
 	}
 }

@@ -76,8 +76,12 @@ func (d *Driver) wait(ctx context.Context, id string) (sandboxes.Exit, error) {
 	}
 }
 
-// oomPatience is how long after a kill the news of its reason may take.
-const oomPatience = 300 * time.Millisecond
+// How long after a kill the news of its reason may take. Out of a guest they have
+// a longer way.
+const (
+	oomPatience      = 300 * time.Millisecond
+	guestOOMPatience = 700 * time.Millisecond
+)
 
 // ended records the end of a sandbox of which containerd knows the exit code.
 func (d *Driver) ended(ctx context.Context, id string, code uint32, at *timestamppb.Timestamp) (sandboxes.Exit, error) {
@@ -118,7 +122,11 @@ func (d *Driver) vanished(id string) (sandboxes.Exit, error) {
 // when it ended: one that was killed long before was a kernel, whose agent went
 // on.
 func (d *Driver) ranOutOfMemory(ctx context.Context, id string, end time.Time) bool {
-	for deadline := time.Now().Add(oomPatience); ; {
+	patience := oomPatience
+	if d.runtime.kata {
+		patience = guestOOMPatience
+	}
+	for deadline := time.Now().Add(patience); ; {
 		if info, err := os.Stat(filepath.Join(d.dir(id), oomName)); err == nil && info.ModTime().After(end.Add(-oomEarlier)) {
 			return true
 		}
