@@ -153,7 +153,7 @@ func listenOn(address string) (net.Listener, error) {
 	case "unix":
 		return agentapi.ListenUnix(rest)
 	case "tcp":
-		return net.Listen("tcp", rest)
+		return agentapi.ListenTCP(rest)
 	}
 	return nil, fmt.Errorf("--listen %q is neither unix:PATH nor tcp:HOST:PORT", address)
 }

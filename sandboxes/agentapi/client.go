@@ -160,8 +160,7 @@ func (c *Client) DialRaw(ctx context.Context) (net.Conn, error) {
 	if c.Endpoint.Network == "unix" {
 		conn, err = DialUnix(ctx, c.Endpoint.Address)
 	} else {
-		var d net.Dialer
-		conn, err = d.DialContext(ctx, c.Endpoint.Network, c.Endpoint.Address)
+		conn, err = dialTCP(ctx, c.Endpoint.Address)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrGone, err)
