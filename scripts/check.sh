@@ -34,8 +34,10 @@ staticcheck ./...
 step shellcheck
 git ls-files -z --cached --others --exclude-standard 'scripts/*.sh' '.ci/run' | xargs -0 shellcheck
 
+# Except in the list of the public package indexes that sandboxes may reach.
 step "no registry hosts, no paths of one machine"
-if git grep -nE 'pypi\.org|pythonhosted\.org|registry\.npmjs|deb\.debian\.org|proxy\.golang\.org|/work/(main|shared)|/root/(go|\.)' -- . ':!scripts/check.sh' ':!*.sum'; then
+if git grep -nE 'pypi\.org|pythonhosted\.org|registry\.npmjs|deb\.debian\.org|proxy\.golang\.org|/work/(main|shared)|/root/(go|\.)' -- . \
+	':!scripts/check.sh' ':!*.sum' ':!sandboxes/netpolicy/egress/packages.go'; then
 	echo "the lines above name a registry host or a path of one machine" >&2
 	exit 1
 fi

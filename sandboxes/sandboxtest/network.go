@@ -108,7 +108,7 @@ func testNetwork(b *bench) {
 		"http://169.254.169.254/latest/meta-data/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/",
 		"http://[::ffff:169.254.169.254]/", "http://[fd00:ec2::254]/", "http://[64:ff9b::a9fe:a9fe]/", "http://metadata.google.internal/",
 		"http://" + metadataName + "/", "https://" + metadataName + "/", "http://127.0.0.1.nip.io/", "http://10.0.0.1/", "http://0.0.0.0/",
-		"http://" + outside.Name + ":25/", "https://pypi.org/simple/", "https://1.1.1.1/dns-query",
+		"http://" + outside.Name + ":25/", "https://crates.io/", "https://1.1.1.1/dns-query",
 	}
 	host, portText, err := net.SplitHostPort(other.Agent.Address)
 	if err != nil {

@@ -152,7 +152,7 @@ func port(l net.Listener) string {
 func TestMirrorAloneMayBePrivate(t *testing.T) {
 	w := newWorld(t).serve()
 	w.plainHost("devpi", "10.1.2.3", say("index"))
-	s := w.admit(1, only("pypi.org"))
+	s := w.admit(1, only(index))
 	for what, policy := range map[string]string{"by name": "http://devpi/simple", "by address": "http://10.1.2.3/simple"} {
 		if err := w.proxy.Admit(s.addr, "sandbox-1", packagesFrom(policy)); err != nil {
 			t.Fatal(err)
