@@ -14,7 +14,7 @@ import (
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/containerd"
 	"kernelgw/sandboxes/netpolicy"
-	"kernelgw/sandboxes/netpolicy/egress"
+	"kernelgw/sandboxes/netpolicy/netpolicytest"
 	"kernelgw/sandboxes/sandboxtest"
 )
 
@@ -68,18 +68,9 @@ type networked struct {
 
 func (n networked) Close() error { return errors.Join(n.Driver.Close(), n.network.Close()) }
 
-func openNetworked(t *testing.T, b backend, dir string, resolver egress.Resolver) networked {
+func openNetworked(t *testing.T, b backend, dir string, outside *sandboxtest.Outside) networked {
 	t.Helper()
-	authority, err := egress.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	network, err := netpolicy.Open(netpolicy.Options{
-		StateDir: filepath.Join(dir, "net"), Ready: 1, Egress: egress.Options{Resolver: resolver, Authority: authority},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	network := netpolicytest.Open(t, filepath.Join(dir, "net"), outside)
 	o := b.options(t, filepath.Join(dir, "box"))
 	o.Network = network
 	d, err := containerd.New(o)

@@ -8,7 +8,7 @@ import (
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/gvisor"
 	"kernelgw/sandboxes/netpolicy"
-	"kernelgw/sandboxes/netpolicy/egress"
+	"kernelgw/sandboxes/netpolicy/netpolicytest"
 	"kernelgw/sandboxes/sandboxtest"
 )
 
@@ -22,18 +22,9 @@ type networked struct {
 func (n networked) Close() error { return errors.Join(n.Driver.Close(), n.network.Close()) }
 
 // openNetworked opens a driver over dir whose sandboxes have a network.
-func openNetworked(t testing.TB, dir string, agent string, images gvisor.Images, resolver egress.Resolver) networked {
+func openNetworked(t testing.TB, dir string, agent string, images gvisor.Images, outside *sandboxtest.Outside) networked {
 	t.Helper()
-	authority, err := egress.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	network, err := netpolicy.Open(netpolicy.Options{
-		StateDir: filepath.Join(dir, "net"), Ready: 1, Egress: egress.Options{Resolver: resolver, Authority: authority},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	network := netpolicytest.Open(t, filepath.Join(dir, "net"), outside)
 	d, err := gvisor.New(gvisor.Options{
 		StateDir: filepath.Join(dir, "box"), Runsc: runsc(t), AgentPath: agent, Images: images, Network: network,
 	})

@@ -170,3 +170,46 @@ func testNetwork(b *bench) {
 		b.Errorf("%s, which the policy allows again: %s", open[0], got)
 	}
 }
+
+// sending is a cell that sends a secret's placeholder to a host, over HTTPS whose
+// certificate it checks, as programs inside do, and over HTTP.
+const sending = `
+import json, urllib.request
+name, placeholder = json.loads(%q)
+def send(url):
+    request = urllib.request.Request(url, headers={"Authorization": "Bearer " + placeholder})
+    try:
+        with urllib.request.urlopen(request, timeout=15) as r:
+            return f"{r.status} {r.read(100).decode()}"
+    except Exception as e:
+        return f"error: {e}"
+seen = [send("https://" + name + "/"), send("http://" + name + "/")]
+print(json.dumps(seen))
+`
+
+// testSecret: a secret's value reaches its host over TLS, and not another way.
+func testSecret(b *bench) {
+	outside := b.h.Outside
+	spec := b.spec()
+	spec.Network = sandboxes.NetworkPolicy{Egress: sandboxes.EgressNone, Allow: []string{outside.Name}}
+	agent := b.answers(b.create(spec))
+	told, err := json.Marshal([]string{outside.Name, outside.Placeholder})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, b.h.StartTimeout+time.Minute)
+	defer cancel()
+	outside.authorizations()
+	out, err := agent.execute(ctx, fmt.Sprintf(sending, told))
+	if err != nil {
+		b.Fatalf("the cell failed: %v\n%s", err, out)
+	}
+	hello := "200 hello to " + outside.Name
+	if want := fmt.Sprintf("[%q, %q]", hello, hello); strings.TrimSpace(out) != want {
+		b.Errorf("the cell saw %s, want %s", out, want)
+	}
+	want := []string{"Bearer " + outside.Value, "Bearer " + outside.Placeholder}
+	if got := outside.authorizations(); !slices.Equal(got, want) {
+		b.Errorf("the host got %q, want %q", got, want)
+	}
+}

@@ -2,6 +2,8 @@ package sandboxtest
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +24,16 @@ import (
 // As a resolver it knows the names of that host and of others that attacks need.
 type Outside struct {
 	Name string // reachable under a policy that allows it
+	// Roots is who signed the certificate of its HTTPS.
+	Roots *x509.CertPool
+	// A secret for Name that all sandboxes have: requests that hold Placeholder
+	// must come with Value.
+	Placeholder, Value string
+
 	addr netip.Addr
+
+	mu  sync.Mutex
+	got []string // guarded by mu: Authorization headers that came
 }
 
 // Names that Outside resolves. What is bound to an address that no sandbox may
@@ -40,7 +52,10 @@ const outsideLink = "world"
 func NewOutside(t testing.TB) *Outside {
 	t.Helper()
 	// Somebody's, but reached by nobody from here.
-	o := &Outside{Name: outsideName, addr: netip.MustParseAddr("52.0.0.10")}
+	o := &Outside{
+		Name: outsideName, addr: netip.MustParseAddr("52.0.0.10"), Roots: x509.NewCertPool(),
+		Placeholder: "kgw-secret-" + rand.Text(), Value: "value-" + rand.Text(),
+	}
 	if _, err := netlink.LinkByName(outsideLink); err == nil {
 		return o
 	}
@@ -49,6 +64,11 @@ func NewOutside(t testing.TB) *Outside {
 		t.Fatalf("cannot make a host outside: %v", err)
 	}
 	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a := r.Header.Get("Authorization"); a != "" {
+			o.mu.Lock()
+			o.got = append(o.got, a)
+			o.mu.Unlock()
+		}
 		fmt.Fprintf(w, "hello to %s", r.Host)
 	})
 	for i, l := range listeners {
@@ -59,10 +79,21 @@ func NewOutside(t testing.TB) *Outside {
 			s.Start()
 		} else {
 			s.StartTLS()
+			o.Roots.AddCert(s.Certificate())
 		}
 		t.Cleanup(s.Close)
 	}
 	return o
+}
+
+// authorizations returns the Authorization headers that came since it was last
+// asked.
+func (o *Outside) authorizations() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	got := o.got
+	o.got = nil
+	return got
 }
 
 // LookupNetIP is what egress.Resolver asks for.

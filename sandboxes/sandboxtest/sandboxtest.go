@@ -103,6 +103,7 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 		{name: "CellLeavesDaemonsBehind", test: testDaemons, skip: !h.Python},
 		{name: "CellSearchesForTheAgentToken", test: testTokenSearch, skip: !h.Python},
 		{name: "CellReachesWhatItsPolicyNames", test: testNetwork, skip: !h.Python || h.Outside == nil},
+		{name: "SecretReachesItsHostOnly", test: testSecret, skip: !h.Python || h.Outside == nil},
 	} {
 		if c.skip {
 			continue

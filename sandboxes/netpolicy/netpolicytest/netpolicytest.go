@@ -1,0 +1,33 @@
+// Package netpolicytest gives the tests of drivers a network for their
+// sandboxes, which reaches sandboxtest's host outside and knows its secret.
+package netpolicytest
+
+import (
+	"context"
+	"testing"
+
+	"kernelgw/sandboxes/netpolicy"
+	"kernelgw/sandboxes/netpolicy/egress"
+	"kernelgw/sandboxes/sandboxtest"
+)
+
+// Open opens the network of a state directory. The caller closes it.
+func Open(t testing.TB, dir string, outside *sandboxtest.Outside) *netpolicy.Network {
+	t.Helper()
+	authority, err := egress.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := egress.Secret{Name: "KEY", Placeholder: outside.Placeholder, Value: outside.Value, Hosts: []string{outside.Name}}
+	network, err := netpolicy.Open(netpolicy.Options{
+		StateDir: dir, Ready: 1,
+		Egress: egress.Options{
+			Resolver: outside, Roots: outside.Roots, Authority: authority,
+			Secrets: func(context.Context, string) ([]egress.Secret, error) { return []egress.Secret{secret}, nil },
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return network
+}
