@@ -15,7 +15,12 @@ fi
 # that these have changed. Hence -count=1. Many wait for processes and clocks
 # rather than for a core: four at a time take half as long as two.
 step "unit tests"
-units=$(go list ./... | grep -v '^kernelgw/conformance')
+long='kernelgw/sandboxes/containerd kernelgw/contents/s3store kernelgw/sandboxes/gvisor'
+others=$(go list ./... | grep -v '^kernelgw/conformance')
+for package in $long; do
+	others=$(echo "$others" | grep -vx "$package")
+done
+units="$long $others" # the longest first, so that nothing waits for them alone
 # shellcheck disable=SC2086 # package names are words
 if command -v gcc >/dev/null 2>&1; then
 	CGO_ENABLED=1 go test -race -count=1 -p 4 -timeout 20m $units

@@ -3,6 +3,8 @@ package netpolicy
 import (
 	"maps"
 	"slices"
+
+	"github.com/vishvananda/netlink"
 )
 
 // adopt takes over the slots of sandboxes that are whole and removes all else.
@@ -58,19 +60,34 @@ func (n *Network) sweep() error {
 	if err != nil {
 		return err
 	}
-	there, err := n.links.list()
+	there, ours, err := n.ownLinks()
 	if err != nil {
 		return err
 	}
 	all := slices.AppendSeq(slices.AppendSeq(pins, maps.Keys(records)), maps.Keys(there))
 	slices.Sort(all)
 	for _, number := range slices.Compact(all) {
-		if n.taken[number] {
-			continue
+		switch {
+		case n.taken[number]:
+		case ours:
+			err = n.demolish(number)
+		default:
+			err = n.discard(number)
 		}
-		if err := n.demolish(number); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// ownLinks returns the slots that have a link on the host. ours is false when
+// the proxy's link is not this network's: then none of them is, and what bears
+// the same names may be another gateway's.
+func (n *Network) ownLinks() (there map[number]netlink.Link, ours bool, err error) {
+	if ours, err = n.links.owns(n.identity.Owner); err != nil || !ours {
+		return nil, false, err
+	}
+	there, err = n.links.list()
+	return there, true, err
 }

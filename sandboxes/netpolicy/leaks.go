@@ -163,7 +163,7 @@ type thing struct {
 // slots that have no record, else records as well.
 func (n *Network) things(recorded bool) (map[thing]bool, error) {
 	found := map[thing]bool{}
-	links, err := n.links.list()
+	links, ours, err := n.ownLinks()
 	if err != nil {
 		return nil, err
 	}
@@ -177,12 +177,14 @@ func (n *Network) things(recorded bool) (map[thing]bool, error) {
 	for _, number := range pins {
 		found[thing{Leak{"network namespace", n.state.pin(number)}, number}] = true
 	}
-	filtered, err := n.filter.known()
-	if err != nil {
-		return nil, err
-	}
-	for _, number := range filtered {
-		found[thing{Leak{"packet filter entry", n.identity.link(number)}, number}] = true
+	if ours {
+		filtered, err := n.filter.known()
+		if err != nil {
+			return nil, err
+		}
+		for _, number := range filtered {
+			found[thing{Leak{"packet filter entry", n.identity.link(number)}, number}] = true
+		}
 	}
 	records, err := n.state.records()
 	if err != nil {

@@ -146,18 +146,23 @@ func (n *Network) identify() error {
 		return err
 	}
 	if known && i.plan != wanted {
+		n.identity = i
+		if err := n.connect(); err != nil {
+			return err
+		}
 		records, err := n.state.records()
 		if err != nil {
 			return err
 		}
-		for _, r := range records {
-			if r.ID != "" {
+		there, _, err := n.ownLinks()
+		if err != nil {
+			return err
+		}
+		for number, r := range records {
+			// Records outlive a restart of the host, and sandboxes do not.
+			if r.ID != "" && there[number] != nil && pinned(n.state.pin(number)) {
 				return fmt.Errorf("sandboxes run in network %s with subnet %s: end them before its name or subnet is changed", i.Name, i.Subnet)
 			}
-		}
-		n.identity = i
-		if err := n.connect(); err != nil {
-			return err
 		}
 		if err := errors.Join(n.sweep(), n.removeRest()); err != nil {
 			return err
@@ -193,6 +198,11 @@ func (n *Network) start() (err error) {
 	ours, err := n.links.owns(n.identity.Owner)
 	if err == nil && !ours {
 		err = n.links.checkSubnet()
+	}
+	if err == nil {
+		// Before anything is made: where the kernel has no nf_tables, what is made
+		// would stay, because the rules go before the link.
+		_, err = n.filter.denied()
 	}
 	if err != nil {
 		return err

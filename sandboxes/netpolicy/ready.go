@@ -103,12 +103,7 @@ func (n *Network) demolish(number number) error {
 	if err := n.filter.dismiss(number); err != nil {
 		return err
 	}
-	n.step("unpin the namespace")
-	if err := unpin(n.state.pin(number)); err != nil {
-		return err
-	}
-	n.step("forget the slot")
-	if err := n.state.forget(number); err != nil {
+	if err := n.discard(number); err != nil {
 		return err
 	}
 	n.mu.Lock()
@@ -116,6 +111,16 @@ func (n *Network) demolish(number number) error {
 	delete(n.taken, number)
 	n.rested = append(n.rested, rest{number, time.Now()})
 	return nil
+}
+
+// discard removes what there is of a slot in the state directory.
+func (n *Network) discard(number number) error {
+	n.step("unpin the namespace")
+	if err := unpin(n.state.pin(number)); err != nil {
+		return err
+	}
+	n.step("forget the slot")
+	return n.state.forget(number)
 }
 
 // reserve picks a number of which nothing is there, and was not a moment ago.
