@@ -287,6 +287,40 @@ func TestNameAndSubnetChangeWhenEmpty(t *testing.T) {
 	}
 }
 
+// A gateway that ended had a name that another one has now.
+func TestAnotherGatewaysSlotsUnderOurOldNameStay(t *testing.T) {
+	host, dir := newHost(t), t.TempDir()
+	if err := openOn(t, host, Options{StateDir: dir}).Close(); err != nil {
+		t.Fatal(err)
+	}
+	other := openOn(t, host, Options{})
+	s := acquire(t, other, "a")
+	if leaks := leaksOn(t, host, dir, true); len(leaks) > 0 {
+		t.Errorf("repaired what is another gateway's: %v", leaks)
+	}
+	openOn(t, host, Options{StateDir: dir, Name: "new", Subnet: netip.MustParsePrefix("10.9.0.0/28")})
+	if err := agentAnswers(other, s); err != nil {
+		t.Errorf("the other gateway's sandbox has lost its network: %v", err)
+	}
+}
+
+// Of a host that was restarted the records are left, and no sandbox.
+func TestNameAndSubnetChangeAfterARestartOfTheHost(t *testing.T) {
+	dir := t.TempDir()
+	n := openOn(t, newHost(t), Options{StateDir: dir})
+	acquire(t, n, "a")
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(n.state.pin(n.find("a").number), 0); err != nil {
+		t.Fatal(err)
+	}
+	n = openOn(t, newHost(t), Options{StateDir: dir, Name: "new", Subnet: netip.MustParsePrefix("10.9.0.0/28")})
+	if records, err := n.state.records(); err != nil || len(records) > 0 {
+		t.Errorf("records %v, %v", records, err)
+	}
+}
+
 func TestNumbersRestBeforeTheyAreUsedAgain(t *testing.T) {
 	n := openOn(t, newHost(t), Options{Subnet: netip.MustParsePrefix("10.9.0.0/28")})
 	acquire(t, n, "a")
