@@ -70,7 +70,9 @@ func (p *Proxy) openTunnel(in *inbound, buffered *bufio.Reader, t target) (hello
 	}
 	in.SetReadDeadline(time.Now().Add(p.limits.header))
 	early, _ := buffered.Peek(buffered.Buffered())
-	name, hello, err := readHello(io.MultiReader(bytes.NewReader(early), in))
+	ahead := bytes.NewReader(early)
+	name, hello, err := readHello(io.MultiReader(ahead, in))
+	hello = append(hello, early[len(early)-ahead.Len():]...) // what came with the ClientHello, behind it
 	in.SetReadDeadline(time.Time{})
 	why := ""
 	if err != nil {

@@ -135,3 +135,32 @@ func TestNextAddressIsTried(t *testing.T) {
 		t.Errorf("%d %s", status, body)
 	}
 }
+
+// A client that does not wait for the answer to its CONNECT loses nothing of what
+// it has sent behind its ClientHello.
+func TestWhatIsSentAheadOfTheAnswerArrives(t *testing.T) {
+	w := newWorld(t).serve()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	w.lead(publicIP+":443", listener.Addr().String())
+	w.dns.set("data.example.org", publicIP)
+	hello := string(helloOf(t, &tls.Config{ServerName: "data.example.org"}))
+	ahead := hello + strings.Repeat("early data", 200)
+	conn, response := w.admit(1, open).say("CONNECT data.example.org:443 HTTP/1.1\r\nHost: data.example.org:443\r\n\r\n" + ahead)
+	if response == nil || response.StatusCode != 200 {
+		t.Fatal(response)
+	}
+	conn.(*net.TCPConn).CloseWrite()
+	host, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	host.SetDeadline(time.Now().Add(10 * time.Second))
+	if got, err := io.ReadAll(host); err != nil || string(got) != ahead {
+		t.Errorf("%d bytes arrived of %d: %v", len(got), len(ahead), err)
+	}
+}

@@ -76,6 +76,10 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, e exchange) {
 		p.answer(w, r, refusalOf(http.StatusMethodNotAllowed, r.Method+" is not passed on"))
 		return
 	}
+	if !e.secrets.fits(r.Header) {
+		p.answer(w, r, refusalOf(http.StatusRequestHeaderFieldsTooLarge, "the headers are too large with the secrets in them"))
+		return
+	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		r.Header.Del("Upgrade")
 	}

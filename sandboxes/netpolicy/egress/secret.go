@@ -59,6 +59,7 @@ func (s Secret) isFor(t target) bool {
 // substitution puts values in the place of placeholders, and back. The zero
 // value does nothing.
 type substitution struct {
+	secrets              []Secret
 	values, placeholders *strings.Replacer
 }
 
@@ -72,7 +73,26 @@ func newSubstitution(secrets []Secret) substitution {
 		back = append(back, s.Value, s.Placeholder)
 	}
 	// In one pass each: what was put in is not looked at again.
-	return substitution{values: strings.NewReplacer(there...), placeholders: strings.NewReplacer(back...)}
+	return substitution{secrets: secrets, values: strings.NewReplacer(there...), placeholders: strings.NewReplacer(back...)}
+}
+
+// maxPut bounds the headers of a request with the values in them: a value may be
+// a thousand times as long as its placeholder, and a client repeat that at will.
+const maxPut = 256 << 10
+
+// fits reports whether request headers are within maxPut after put.
+func (s substitution) fits(header http.Header) bool {
+	size := 0
+	for _, values := range header {
+		for _, value := range values {
+			decoded, _ := decodeBasic(value)
+			size += len(value)
+			for _, secret := range s.secrets {
+				size += (strings.Count(value, secret.Placeholder) + strings.Count(decoded, secret.Placeholder)) * len(secret.Value)
+			}
+		}
+	}
+	return size <= maxPut
 }
 
 // put replaces placeholders in the values of request headers, also inside of
@@ -95,15 +115,21 @@ func (s substitution) put(header http.Header) {
 }
 
 func (s substitution) putBasic(value string) (string, bool) {
+	decoded, ok := decodeBasic(value)
+	if !ok {
+		return "", false
+	}
+	scheme, _, _ := strings.Cut(value, " ")
+	return scheme + " " + base64.StdEncoding.EncodeToString([]byte(s.values.Replace(decoded))), true
+}
+
+func decodeBasic(value string) (decoded string, ok bool) {
 	scheme, encoded, _ := strings.Cut(value, " ")
 	if !strings.EqualFold(scheme, "Basic") {
 		return "", false
 	}
-	decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(encoded), "="))
-	if err != nil {
-		return "", false
-	}
-	return scheme + " " + base64.StdEncoding.EncodeToString([]byte(s.values.Replace(string(decoded)))), true
+	text, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.TrimSpace(encoded), "="))
+	return string(text), err == nil
 }
 
 // take replaces values in response headers, where hosts may repeat what they

@@ -345,3 +345,25 @@ func TestValuesAreNotReplacedAgain(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A short request must not become a hundred megabytes in the gateway's memory.
+func TestRepeatedPlaceholdersAreBounded(t *testing.T) {
+	v := newVault(t)
+	v.secret[0].Value = value + strings.Repeat("x", 60<<10)
+	s := v.admit(1, only("api.example.org"))
+	if status, _, body := s.send("GET", "https://api.example.org/", map[string]string{"X-Api-Key": placeholder}, ""); status != 200 {
+		t.Errorf("once: %d %s", status, body)
+	}
+	sent := len(v.api.requests())
+	many := strings.Repeat(placeholder, 1000)
+	for name, value := range map[string]string{
+		"X-Api-Key": many, "Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte(many)),
+	} {
+		if status, _, _ := s.send("GET", "https://api.example.org/", map[string]string{name: value}, ""); status != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("a thousand times in %s: %d", name, status)
+		}
+	}
+	if len(v.api.requests()) != sent {
+		t.Error("the host was sent the value a thousand times")
+	}
+}
