@@ -45,7 +45,7 @@ func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources, c co
 				"--home", root.Home,
 				"--runtime-dir", "/tmp", // whatever the image's TMPDIR is for kernels
 			}, c.trust()...),
-			Env:             append(environment(root), c.slot.Env...),
+			Env:             environment(root, c.slot.Env),
 			Cwd:             "/",
 			NoNewPrivileges: true,
 			OOMScoreAdj:     &oomScore,
@@ -124,13 +124,19 @@ var agentVariables = []string{
 }
 
 // environment is what the agent starts with and hands on to kernels: that of the
-// image without agentVariables.
-func environment(root Rootfs) []string {
+// image without agentVariables, and over it that of the network. No name twice:
+// of two the agent would take the first, the image's.
+func environment(root Rootfs, network []string) []string {
+	set := map[string]bool{}
+	for _, e := range network {
+		name, _, _ := strings.Cut(e, "=")
+		set[name] = true
+	}
 	var env []string
 	path := false
 	for _, e := range root.Env {
 		name, _, _ := strings.Cut(e, "=")
-		if slices.Contains(agentVariables, name) {
+		if slices.Contains(agentVariables, name) || set[name] {
 			continue
 		}
 		env = append(env, e)
@@ -139,7 +145,7 @@ func environment(root Rootfs) []string {
 	if !path {
 		env = append(env, "PATH="+safePath)
 	}
-	return env
+	return append(env, network...)
 }
 
 // plan is what the sandbox's supervisor does.

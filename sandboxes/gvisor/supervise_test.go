@@ -70,11 +70,19 @@ func TestAttackImageThatSetsUpTheAgentsRuntime(t *testing.T) {
 	// Kernels need the others, and a static program that is told its directory for
 	// temporary files does not read them.
 	want := []string{"GOPATH=/go", "LD_LIBRARY_PATH=/usr/local/cuda/lib64", "TMPDIR=/scratch", "empty=", "PATH=" + safePath}
-	if got := environment(root); !slices.Equal(got, want) {
+	if got := environment(root, nil); !slices.Equal(got, want) {
 		t.Errorf("environment: %q, want %q", got, want)
 	}
-	if got := environment(Rootfs{Env: []string{"PATH=/opt/bin"}}); !slices.Equal(got, []string{"PATH=/opt/bin"}) {
+	if got := environment(Rootfs{Env: []string{"PATH=/opt/bin"}}, nil); !slices.Equal(got, []string{"PATH=/opt/bin"}) {
 		t.Errorf("environment with a PATH: %q", got)
+	}
+}
+
+func TestTheNetworksVariablesWinOverTheImages(t *testing.T) {
+	root := Rootfs{Env: []string{"HTTP_PROXY=http://proxy.example.com:3128", "PATH=/opt/bin", "NO_PROXY=*"}}
+	network := []string{"HTTP_PROXY=http://10.143.0.1:8891", "NO_PROXY=localhost"}
+	if got, want := environment(root, network), append([]string{"PATH=/opt/bin"}, network...); !slices.Equal(got, want) {
+		t.Errorf("environment: %q, want %q", got, want)
 	}
 }
 
