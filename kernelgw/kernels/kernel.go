@@ -3,6 +3,7 @@ package kernels
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -15,8 +16,10 @@ import (
 type kernel struct {
 	// set at construction
 	op       chan struct{} // holds a token while an operation changes the kernel: one at a time
-	reported chan struct{} // closed by the keeper at the first word from the agent, or at its end
+	reported chan struct{} // closed at the first word from the agent, or at the end of its keeper
 	policing chan struct{} // holds a token while the sandbox's network policy is changed: one at a time
+
+	reporting sync.Once // closes reported
 
 	// guarded by Manager.mu
 	record      record
@@ -66,14 +69,9 @@ func (k *kernel) waitReported(ctx context.Context) bool {
 	}
 }
 
-// report marks that the kernel's state is known. Only its keeper calls it.
-func (k *kernel) report() {
-	select {
-	case <-k.reported:
-	default:
-		close(k.reported)
-	}
-}
+// report marks that the kernel's state is known. Whoever asked the agent may do
+// so while the keeper ends.
+func (k *kernel) report() { k.reporting.Do(func() { close(k.reported) }) }
 
 // notify wakes all who wait for a change. The caller holds Manager.mu.
 func (k *kernel) notify() {
