@@ -9,7 +9,10 @@ import (
 )
 
 var deathChecks = []check{
-	{name: "KilledKernelRestartsAndSaysSo", run: killedKernelRestarts},
+	{
+		name: "KilledKernelRestartsAndSaysSo", run: killedKernelRestarts,
+		extension: &extension{because: "it loses the idle of the first cell after a restart, for the client or for its own model", fails: "idle false|not idle within", atTimes: true},
+	},
 	{name: "DeadAfterFiveRestarts", run: deadAfterFiveRestarts},
 	{
 		name: "DeathClosesSocketsWithoutASession", run: deathClosesSessionless,
@@ -38,9 +41,6 @@ func killedKernelRestarts(t testing.TB, s *target) {
 	w = s.Dial(t, k.ID, probe.Dialing{Session: session})
 	if got := w.Run(t, "print('marker' in globals())").Stdout; got != "False\n" {
 		t.Errorf("after the restart: %q", got)
-	}
-	if s.stock {
-		return // it watches iopub by a socket of its own, which may miss that idle: then the model stays busy until the next cell
 	}
 	eventually(t, s, k.ID, "idle", 5*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 }
