@@ -248,7 +248,7 @@ func prepareRoot(dir string, image Image) error {
 	}
 	defer root.Close()
 	for _, point := range []string{"dev", "proc", "sys", "tmp", AgentDir} {
-		if err := root.MkdirAll(strings.TrimPrefix(point, "/"), 0o755); err != nil {
+		if err := makeDirs(root, strings.TrimPrefix(point, "/")); err != nil {
 			return fmt.Errorf("cannot make mount point %s: %w", point, err)
 		}
 	}
@@ -269,13 +269,35 @@ func prepareRoot(dir string, image Image) error {
 	if _, err := root.Stat(home); !errors.Is(err, fs.ErrNotExist) {
 		return err // the image's own, whoever owns it
 	}
-	if err := root.MkdirAll(home, 0o755); err != nil {
+	if err := makeDirs(root, home); err != nil {
 		return fmt.Errorf("cannot make the home %s: %w", image.Home, err)
 	}
 	if err := root.Chown(home, int(image.UID), int(image.GID)); err != nil {
 		return fmt.Errorf("cannot give away the home %s: %w", image.Home, err)
 	}
 	return root.Chmod(home, 0o700)
+}
+
+// makeDirs is root.MkdirAll with mode 0755 whatever the umask is: a service's may
+// keep the kernel's user out of what is on the way to its home.
+func makeDirs(root *os.Root, dir string) error {
+	for i := 0; i <= len(dir); i++ {
+		if i < len(dir) && dir[i] != '/' {
+			continue
+		}
+		err := root.Mkdir(dir[:i], 0o755)
+		if err == nil {
+			err = root.Chmod(dir[:i], 0o755)
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	info, err := root.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("the image has a file at %s", dir)
+	}
+	return err
 }
 
 // collectImages takes from containerd what belongs to images that are no longer

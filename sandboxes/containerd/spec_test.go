@@ -1,12 +1,16 @@
 package containerd
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/netpolicy"
@@ -158,6 +162,21 @@ func TestOnlyAPodsOwnProcessesAreIts(t *testing.T) {
 		}
 		if got := isShimOf(args, pod); got != c.shim {
 			t.Errorf("%q is a shim of %s: %v", c.args, pod, got)
+		}
+	}
+}
+
+// A service's umask must not keep the kernel's user out of what is on the way to
+// its home.
+func TestPreparedRootIsOpenWhateverTheUmaskIs(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	dir := t.TempDir()
+	if err := prepareRoot(dir, Image{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/users/some/body"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{"users": 0o755, "users/some": 0o755, "users/some/body": 0o700, "run": 0o755, "proc": 0o755} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v; want mode %v", name, info, err, want)
 		}
 	}
 }
