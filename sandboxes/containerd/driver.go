@@ -12,8 +12,10 @@ import (
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 
 	"kernelgw/sandboxes"
 )
@@ -74,7 +76,7 @@ func open(opts Options) (*Driver, error) {
 	}
 	if d.runtime.kata && opts.Network == nil {
 		err = errors.New("kata needs a network: a virtual machine can be reached in no other way")
-	} else {
+	} else if err = d.checkRuntime(ctx); err == nil {
 		err = d.sweep(ctx)
 	}
 	if err != nil {
@@ -85,6 +87,26 @@ func open(opts Options) (*Driver, error) {
 	d.stop = stop
 	d.watching.Go(func() { d.watchMemory(watch) })
 	return d, nil
+}
+
+// checkRuntime refuses sandboxes that run with a runtime of the other kind: taken
+// over, they would pass for isolated or have their machines left behind.
+func (d *Driver) checkRuntime(ctx context.Context) error {
+	list, err := d.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q==%q", ownerLabel, d.opts.StateDir))
+	if err != nil {
+		return fmt.Errorf("cannot list its containers: %w", trim(err))
+	}
+	for _, c := range list {
+		id := c.Labels[sandboxLabel]
+		if isKata(c.Runtime.Name) == d.runtime.kata || !d.exists(id) {
+			continue
+		}
+		if p, err := d.state(ctx, c.ID); errdefs.IsNotFound(err) || err == nil && p.Status == task.Status_STOPPED {
+			continue // it has ended, as when the host was restarted
+		}
+		return fmt.Errorf("sandbox %s runs with runtime %s and not with %s: end it with a gateway that is configured for that", id, c.Runtime.Name, d.runtime.name)
+	}
+	return nil
 }
 
 // connect reaches containerd and changes nothing.

@@ -348,6 +348,22 @@ func TestKataWithoutNetworkIsRefused(t *testing.T) {
 	}
 }
 
+// Who goes over from runc to Kata must not believe that what runs is isolated.
+func TestSandboxesOfTheOtherKindOfRuntimeAreNotTakenOver(t *testing.T) {
+	b := backend{runtime: "runc", daemon: v2().start(t)}
+	d, o := b.tiny(t)
+	sb := b.make(t, d, "wait")
+	o.Runtime = fakeKata(t, "rs")
+	if _, err := containerd.New(o); err == nil || !strings.Contains(err.Error(), "runs with runtime io.containerd.runc.v2") {
+		t.Errorf("New: %v", err)
+	}
+	b.answers(t, sb)
+	if err := d.Destroy(t.Context(), sb.Spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	newDriver(t, o)
+}
+
 func TestContainerdThatIsNotThereIsSaid(t *testing.T) {
 	need(t, v2())
 	o := v2().options(t, shortTempDir(t))

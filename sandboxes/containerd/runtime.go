@@ -41,18 +41,18 @@ var leastKata = [3]int{4, 1, 0}
 func findRuntime(ctx context.Context, configured, config string) (runtime, error) {
 	var r runtime
 	shim := ""
-	switch handler, isKata := strings.CutPrefix(configured, "kata"); {
+	switch handler, named := strings.CutPrefix(configured, "kata"); {
 	case configured == "" || configured == "runc":
 		r.name = "io.containerd.runc.v2"
 	case filepath.IsAbs(configured):
-		shim, r.kata = configured, strings.Contains(filepath.Base(configured), "kata")
+		shim, r.kata = configured, isKata(configured)
 		r.name = configured
 	case strings.HasPrefix(configured, "io.containerd."):
 		r.name = configured
-		if r.kata = strings.Contains(configured, ".kata"); r.kata {
+		if r.kata = isKata(configured); r.kata {
 			shim = shimOfType(configured)
 		}
-	case isKata && (handler == "" || handler[0] == '-'):
+	case named && (handler == "" || handler[0] == '-'):
 		r.kata = true
 		var err error
 		if shim, err = kataShim(strings.TrimPrefix(handler, "-")); err != nil {
@@ -84,6 +84,9 @@ func findRuntime(ctx context.Context, configured, config string) (runtime, error
 	r.version = version
 	return r, nil
 }
+
+// isKata reports whether a runtime, as containerd takes it, is one of Kata's.
+func isKata(name string) bool { return strings.Contains(filepath.Base(name), "kata") }
 
 // kataShim returns the shim of a handler: kata-deploy's, else one on PATH.
 func kataShim(handler string) (string, error) {
