@@ -240,6 +240,8 @@ func (d *envelopeReader) copyValue(first byte, w io.Writer) error {
 		n := 0
 		for n < len(piece) && (depth > 0 || quoted) {
 			if quoted && !escaped { // most of what is long
+				plain, _ := plainText(piece[n:])
+				n += plain
 				for n < len(piece) && piece[n] != '"' && piece[n] != '\\' {
 					n++
 				}

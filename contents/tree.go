@@ -224,6 +224,13 @@ func (t *tree) str() error {
 	from, text := t.pos, t.text
 	ascii := byte(0)
 	for i, window := from+1, from+spoolWindow; i < len(text); i++ {
+		n, plain := plainText(text[i:min(i+spoolWindow, len(text))])
+		if !plain {
+			ascii = utf8.RuneSelf
+		}
+		if i += n; i == len(text) {
+			break
+		}
 		c := text[i]
 		ascii |= c
 		if i > window {
