@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -234,6 +235,10 @@ func (d *Driver) List(ctx context.Context) ([]sandboxes.Sandbox, error) {
 		var sb sandboxes.Sandbox
 		switch err := readJSON(d.dir(e.Name()), sandboxName, &sb); {
 		case errors.Is(err, fs.ErrNotExist): // being created or destroyed
+		case errors.As(err, new(*json.SyntaxError)):
+			// Cut short when the host lost its power. Listed all the same, so that it can
+			// be destroyed.
+			list = append(list, sandboxes.Sandbox{Spec: sandboxes.Spec{ID: e.Name()}})
 		case err != nil:
 			return nil, fmt.Errorf("cannot list sandbox %s: %w", e.Name(), err)
 		default:

@@ -364,6 +364,26 @@ func TestSandboxesOfTheOtherKindOfRuntimeAreNotTakenOver(t *testing.T) {
 	newDriver(t, o)
 }
 
+// A host that loses its power may leave files of which only the name is written.
+func TestSandboxWhoseRecordWasCutShortCanBeDestroyed(t *testing.T) {
+	b := backend{runtime: "runc", daemon: v2().start(t)}
+	d, o := b.tiny(t)
+	id := testID(t)
+	record := filepath.Join(o.StateDir, id, "sandbox.json")
+	if err := errors.Join(os.Mkdir(filepath.Dir(record), 0o700), os.WriteFile(record, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := d.List(t.Context()); err != nil || len(list) != 1 || list[0].Spec.ID != id {
+		t.Fatalf("List: %+v, %v", list, err)
+	}
+	if err := d.Destroy(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := d.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("List after Destroy: %+v, %v", list, err)
+	}
+}
+
 func TestContainerdThatIsNotThereIsSaid(t *testing.T) {
 	need(t, v2())
 	o := v2().options(t, shortTempDir(t))

@@ -154,6 +154,25 @@ func TestKilledSentryIsReported(t *testing.T) {
 	}
 }
 
+// A host that loses its power may leave files of which only the name is written.
+func TestSandboxWhoseRecordWasCutShortCanBeDestroyed(t *testing.T) {
+	dir := shortTempDir(t)
+	record := filepath.Join(dir, "cut", "sandbox.json")
+	if err := errors.Join(os.Mkdir(filepath.Dir(record), 0o700), os.WriteFile(record, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(t, dir)
+	if list, err := d.List(t.Context()); err != nil || len(list) != 1 || list[0].Spec.ID != "cut" {
+		t.Fatalf("List: %+v, %v", list, err)
+	}
+	if err := d.Destroy(t.Context(), "cut"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := d.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("List after Destroy: %+v, %v", list, err)
+	}
+}
+
 // processes is what the driver records, as far as the tests look at it.
 type processes struct {
 	Supervisor, Sentry struct{ PID int }

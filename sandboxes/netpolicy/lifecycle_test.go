@@ -321,6 +321,30 @@ func TestNameAndSubnetChangeAfterARestartOfTheHost(t *testing.T) {
 	}
 }
 
+// A host that loses its power may leave files of which only the name is written.
+func TestFilesThatWereCutShortAreNoObstacle(t *testing.T) {
+	dir := t.TempDir()
+	n := openOn(t, newHost(t), Options{StateDir: dir})
+	acquire(t, n, "a")
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	number := n.find("a").number
+	if err := unix.Unmount(n.state.pin(number), 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{n.state.recordFile(number), dir + "/network.json"} {
+		if err := os.Truncate(file, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n = openOn(t, newHost(t), Options{StateDir: dir})
+	if records, err := n.state.records(); err != nil || len(records) > 0 {
+		t.Errorf("records %v, %v", records, err)
+	}
+	acquire(t, n, "a")
+}
+
 func TestNumbersRestBeforeTheyAreUsedAgain(t *testing.T) {
 	n := openOn(t, newHost(t), Options{Subnet: netip.MustParsePrefix("10.9.0.0/28")})
 	acquire(t, n, "a")

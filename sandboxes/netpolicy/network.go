@@ -131,7 +131,7 @@ func (n *Network) claim() (err error) {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("another process has the network name %s: %w", n.identity.Name, err)
+		return fmt.Errorf("another process has the network name %s, choose another one: %w", n.identity.Name, err)
 	}
 	n.held = append(n.held, name)
 	return nil

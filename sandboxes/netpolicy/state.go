@@ -91,7 +91,7 @@ func (s state) tidy() error {
 // identity returns what the network is called; ok is false before the first time.
 func (s state) identity() (i identity, ok bool, err error) {
 	err = readJSON(filepath.Join(s.dir, "network.json"), &i)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || isCut(err) {
 		return identity{}, false, nil
 	}
 	return i, err == nil, err
@@ -124,6 +124,8 @@ func (s state) records() (map[number]record, error) {
 		var r record
 		if err := readJSON(s.recordFile(n), &r); errors.Is(err, fs.ErrNotExist) {
 			continue // just removed
+		} else if isCut(err) {
+			r = record{}
 		} else if err != nil {
 			return nil, err
 		}
@@ -148,6 +150,10 @@ func (s state) numbered(dir string) ([]number, error) {
 	}
 	return found, nil
 }
+
+// isCut reports whether a file was cut short, as by the host's loss of power.
+// What it told of is gone with that.
+func isCut(err error) bool { return errors.As(err, new(*json.SyntaxError)) }
 
 // writeJSON writes a file, whole or not at all. It is not synced: what it tells
 // of does not survive the kernel either.
