@@ -37,5 +37,5 @@ fi
 step "conformance and real clients, driver process; browsers, drivers process and gvisor"
 KERNELGW_CONFORMANCE_DRIVER=process KERNELGW_BROWSER_DRIVERS="process gvisor" go test -exec "$PWD/scripts/own-network.sh" -count=1 -timeout 25m ./conformance/...
 step "conformance and real clients, driver gvisor"
-KERNELGW_CONFORMANCE_DRIVER=gvisor go test -exec "$PWD/scripts/own-network.sh" -count=1 -timeout 25m \
+KERNELGW_CONFORMANCE_DRIVER=gvisor go test -p 1 -exec "$PWD/scripts/own-network.sh" -count=1 -timeout 25m \
 	-skip '^TestStock$|^TestJupyterLabServicesOfFilesSettingsAndTerminals$/^stock$' ./conformance ./conformance/clients

@@ -7,6 +7,8 @@ line of the last cell, "error": what it raised or null}.
 import json
 import sys
 
+sys.path.pop(0)  # the directory of this file: notebook.py there is not the package that jupyter_server looks for
+
 import nbformat
 from nbclient import NotebookClient
 from traitlets.utils.importstring import import_item
