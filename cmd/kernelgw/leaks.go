@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -56,7 +57,9 @@ func containerdLeaks(ctx context.Context, c *Config, repair bool) ([]leak, error
 	if err != nil {
 		return nil, err
 	}
-	options, err := containerdOptions(c, agent, nil, slog.New(slog.DiscardHandler))
+	looking := *c
+	looking.Runtime = cmp.Or(c.Runtime, "runc") // none is started
+	options, err := containerdOptions(&looking, agent, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"kernelgw/jupyter/kernelspec"
@@ -29,11 +30,13 @@ func trial(ctx context.Context, c Config) finding {
 func tryKernel(ctx context.Context, c Config) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.StartTimeout)
 	defer cancel()
-	// Not below the data directory: that may be a gateway's that runs.
 	if c.ImageStore == "" {
 		c.ImageStore = DefaultImageStore(c.DataDir)
 	}
-	if c.DataDir, err = os.MkdirTemp("", "kernelgw-trial-"); err != nil {
+	// Its own, as a gateway may run, and always the same, so that what a trial that
+	// was killed has left is found by the next.
+	c.DataDir = filepath.Join(c.DataDir, "trial")
+	if err := makeDataDir(c.DataDir); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(c.DataDir)) }()
@@ -50,6 +53,15 @@ func tryKernel(ctx context.Context, c Config) (took time.Duration, err error) {
 	}
 	defer func() { err = errors.Join(err, driver.Close()) }()
 
+	left, err := driver.List(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, sandbox := range left {
+		if err := driver.Destroy(ctx, sandbox.Spec.ID); err != nil {
+			return 0, err
+		}
+	}
 	spec, err := trialSpec(ctx, driver, &c)
 	if err != nil {
 		return 0, err
