@@ -11,7 +11,7 @@ import (
 // has one form in files. Halves of characters stay, and so do long strings, which
 // are data.
 func canonical(raw []byte) []byte {
-	if len(raw) > 1<<20 || !bytes.Contains(raw, []byte(`\u`)) && !bytes.Contains(raw, []byte(`\/`)) || halves(raw) {
+	if len(raw) > 1<<20 || !avoidable(raw) || halves(raw) {
 		return raw
 	}
 	var s string
@@ -23,6 +23,20 @@ func canonical(raw []byte) []byte {
 	_, _ = quoted{&out}.Write([]byte(s))
 	out.WriteByte('"')
 	return out.Bytes()
+}
+
+// avoidable reports whether a string has an escape that may be written otherwise.
+func avoidable(raw []byte) bool {
+	for {
+		i := bytes.IndexByte(raw, '\\')
+		if i < 0 || i+1 == len(raw) {
+			return false
+		}
+		if raw[i+1] == 'u' || raw[i+1] == '/' {
+			return true
+		}
+		raw = raw[i+2:]
+	}
 }
 
 // halves reports whether a string has an escape of half a character that has no
