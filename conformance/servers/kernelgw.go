@@ -93,7 +93,8 @@ func networkArgs() []string {
 	}
 	n := gateways.Add(1)
 	subnet := fmt.Sprintf("10.%d.%d.0/20", 64+n/16%128, n%16*16)
-	return []string{"--network-name", fmt.Sprintf("k%d", n), "--network-subnet", subnet}
+	// On, not auto: a network that cannot be made must not go unnoticed.
+	return []string{"--network", "on", "--network-name", fmt.Sprintf("k%d", n), "--network-subnet", subnet}
 }
 
 func usersYAML(users []User) []byte {
