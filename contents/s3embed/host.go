@@ -1,13 +1,15 @@
 package s3embed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/pkg/xattr"
-	"golang.org/x/sys/unix"
 )
 
 // attributesWork refuses a directory that cannot keep what S3 needs besides
@@ -31,21 +33,22 @@ func attributesWork(dir string) error {
 	return nil
 }
 
-// lockDirectory keeps other programs out of a data directory, until the file is
-// closed or this program dies.
-func lockDirectory(dir string) (*os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock the directory of the embedded S3 server: %w", err)
+// lockDirectory keeps other programs out of a data directory, until it is closed
+// or this program dies.
+func lockDirectory(ctx context.Context, dir string) (*flock.Flock, error) {
+	// A program that was killed holds it for a moment longer: a child that it was
+	// starting does, until the child runs its own program.
+	patient, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	lock := flock.New(filepath.Join(dir, "lock"))
+	_, err := lock.TryLockContext(patient, 5*time.Millisecond)
+	switch {
+	case err == nil:
+		return lock, nil
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return nil, fmt.Errorf("cannot use %s: another kernelgw serves it; end that one, or choose another data directory", dir)
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		file.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("cannot use %s: another kernelgw serves it; end that one, or choose another data directory", dir)
-		}
-		return nil, fmt.Errorf("cannot lock %s: %w", dir, err)
-	}
-	return file, nil
+	return nil, fmt.Errorf("cannot lock the directory of the embedded S3 server, %s: %w", dir, err)
 }
 
 // quietly runs f, and lets nothing that it prints on standard output out: the

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/versity/versitygw/auth"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
@@ -46,7 +47,7 @@ type Server struct {
 	HTTPClient *http.Client
 
 	backend *directory
-	lock    *os.File
+	lock    *flock.Flock
 	end     context.CancelFunc
 	ended   chan struct{} // closed when the server has stopped
 	err     error         // why; read after ended
@@ -73,7 +74,7 @@ func Start(ctx context.Context, dir string, log *slog.Logger) (*Server, error) {
 	if err := attributesWork(layout.objects); err != nil {
 		return nil, err
 	}
-	lock, err := lockDirectory(dir)
+	lock, err := lockDirectory(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/aws/smithy-go"
 	"github.com/pkg/xattr"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"kernelgw/contents/s3embed"
 )
@@ -234,6 +235,28 @@ func TestADirectoryIsServedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, dir)
+}
+
+// A gateway is killed while it starts a program: its child has the lock for a
+// moment more.
+func TestALockThatAKilledGatewayLetsGoOfLateIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := os.Create(filepath.Join(dir, "lock"))
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("sleep", "0.3")
+	child.ExtraFiles = []*os.File{lock}
+	if err := errors.Join(child.Start(), lock.Close()); err != nil {
+		t.Fatal(err)
+	}
+	start(t, dir)
+	if err := child.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A file system without extended attributes is refused, with the remedy.

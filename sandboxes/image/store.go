@@ -13,11 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
 )
@@ -289,27 +289,13 @@ func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 
 // lockFile takes the exclusive lock of a file, made when missing.
 func lockFile(ctx context.Context, file string) (unlock func(), err error) {
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	lock := flock.New(file, flock.SetPermissions(0o644))
+	_, err = lock.TryLockContext(ctx, 50*time.Millisecond)
+	if ctx.Err() != nil && err != nil {
+		return nil, fmt.Errorf("cannot lock %s, which another process holds: %w", file, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock %s: %w", file, err)
 	}
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		// Tried again and again, not waited for: a blocked flock cannot be cancelled.
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("cannot lock %s: %w", file, err)
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("cannot lock %s, which another process holds: %w", file, ctx.Err())
-		}
-	}
+	return func() { _ = lock.Close() }, nil
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // Leak is something on the host that should not be there any more.
@@ -67,7 +66,7 @@ func examineOn(o Options, host netns.NsHandle, repair bool) (leaks []Leak, err e
 		return nil, err
 	}
 	lock, err := n.state.lock()
-	running := errors.Is(err, unix.EWOULDBLOCK)
+	running := errors.Is(err, errInUse)
 	switch {
 	case running:
 		return n.strays(repair)

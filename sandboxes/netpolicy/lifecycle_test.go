@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -241,7 +242,7 @@ func TestOpenRefusesWhatIsSomebodyElses(t *testing.T) {
 			t.Errorf("error %q, want one with %q", err, want)
 		}
 	}
-	refused(Options{StateDir: dir}, "another process uses")
+	refused(Options{StateDir: dir}, "another process uses it")
 	refused(Options{StateDir: t.TempDir()}, "network name kgw")
 	refused(Options{StateDir: t.TempDir(), Name: "other"}, "is in use")
 	if err := first.Close(); err != nil {
@@ -253,6 +254,43 @@ func TestOpenRefusesWhatIsSomebodyElses(t *testing.T) {
 	if err := agentAnswers(again, again.List()[0]); err != nil {
 		t.Errorf("what was refused has done harm: %v", err)
 	}
+}
+
+// A gateway is killed while it starts a program: its child has, for a moment
+// more, all that it had.
+func TestWhatAKilledGatewayLetsGoOfLateIsWaitedFor(t *testing.T) {
+	host, dir := newHost(t), t.TempDir()
+	lock, err := os.Open(dir)
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var name *os.File
+	err = inside(host, func() error {
+		listener, err := net.Listen("unix", "@kernelgw/netpolicy/kgw")
+		if err == nil {
+			name, err = listener.(*net.UnixListener).File()
+			err = errors.Join(err, listener.Close())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, late := range []*os.File{lock, name} {
+		child := exec.Command("sleep", "0.3")
+		child.ExtraFiles = []*os.File{late}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = child.Wait() })
+		if err := late.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openOn(t, host, Options{StateDir: dir})
 }
 
 // inHost talks to the kernel about links of a host whose Network is closed.

@@ -12,9 +12,11 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	mdnetlink "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/netpolicy/egress"
@@ -125,11 +127,7 @@ func (n *Network) claim() (err error) {
 		return err
 	}
 	// An abstract socket belongs to the network namespace, and goes with the process.
-	var name net.Listener
-	err = inside(n.host, func() (err error) {
-		name, err = net.Listen("unix", "@kernelgw/netpolicy/"+n.identity.Name)
-		return err
-	})
+	name, err := n.listen("unix", "@kernelgw/netpolicy/"+n.identity.Name)
 	if err != nil {
 		return fmt.Errorf("another process has the network name %s, choose another one: %w", n.identity.Name, err)
 	}
@@ -180,6 +178,19 @@ func (n *Network) identify() error {
 	return n.connect()
 }
 
+// listen listens on the host. It waits a little for an address that is in use.
+func (n *Network) listen(network, address string) (listener net.Listener, err error) {
+	err = inside(n.host, func() error {
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			listener, err = net.Listen(network, address)
+			if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
+				return err
+			}
+		}
+	})
+	return listener, err
+}
+
 // connect opens ways to the kernel, to speak of what has the present identity.
 func (n *Network) connect() (err error) {
 	if n.links, err = newLinks(n.identity.plan, n.host); err != nil {
@@ -228,11 +239,7 @@ func (n *Network) start() (err error) {
 		return err
 	}
 	n.held = append(n.held, changes)
-	var listener net.Listener
-	err = inside(n.host, func() (err error) {
-		listener, err = net.Listen("tcp4", netip.AddrPortFrom(p.proxy(), ProxyPort).String())
-		return err
-	})
+	listener, err := n.listen("tcp4", netip.AddrPortFrom(p.proxy(), ProxyPort).String())
 	if err != nil {
 		return fmt.Errorf("cannot listen for the egress proxy: %w", err)
 	}

@@ -1,6 +1,7 @@
 package netpolicy
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -10,8 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 
 	"kernelgw/sandboxes"
 )
@@ -59,17 +61,26 @@ func (s state) pin(n number) string { return filepath.Join(s.namespaces(), strco
 
 func (s state) recordFile(n number) string { return filepath.Join(s.slots(), strconv.Itoa(int(n))) }
 
-// lock keeps other processes from the state directory until the file is closed.
-func (s state) lock() (*os.File, error) {
-	f, err := os.Open(s.dir)
+// patience is how long is waited for what a process that was killed still has: a
+// child that it was starting has it, too, until the child runs its own program.
+const patience = 2 * time.Second
+
+// errInUse: another process has the state directory.
+var errInUse = errors.New("another process uses it")
+
+// lock keeps other processes from the state directory until it is closed.
+func (s state) lock() (*flock.Flock, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	lock := flock.New(s.dir, flock.SetFlag(os.O_RDONLY))
+	_, err := lock.TryLockContext(ctx, 5*time.Millisecond)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errInUse
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock the state directory of a network: %w", err)
+		return nil, fmt.Errorf("cannot lock the state directory of a network, %s: %w", s.dir, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("cannot lock the state directory of a network: another process uses %s: %w", s.dir, err)
-	}
-	return f, nil
+	return lock, nil
 }
 
 // tidy removes files that were only half written.
