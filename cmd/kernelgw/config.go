@@ -53,6 +53,8 @@ type Config struct {
 	Memory        ByteSize      `help:"Memory of each sandbox, as in 2GiB." default:"2GiB"`
 	Processes     int64         `help:"Processes and threads of each sandbox." default:"512"`
 	Disk          ByteSize      `help:"Size of each sandbox's writable layer." default:"4GiB"`
+	Shm           ByteSize      `help:"Size of /dev/shm of each sandbox; 0 means a quarter of its memory." default:"0"`
+	OpenFiles     int64         `help:"Files that one process of a sandbox may have open; 0 means 4096." default:"0"`
 	AllowedEnv    []string      `help:"Environment variables that clients may set for a kernel beside KERNEL_*."`
 	StartTimeout  time.Duration `help:"Time to make a sandbox and reach its agent." default:"2m"`
 	WorkDir       string        `help:"Directory of the host in which kernels of the process driver start. They then do not see the workspace's files. Default: a directory for each with those files." type:"path"`
@@ -147,6 +149,9 @@ func (c *Config) validate() error {
 	}
 	if c.CPUs < 0 || c.Processes < 16 || c.Memory < 64<<20 || c.Disk < 1<<20 {
 		return errors.New("cpus, processes, memory, disk: too small to run a kernel; the least are 0 (no limit), 16, 64MiB and 1MiB")
+	}
+	if c.OpenFiles != 0 && c.OpenFiles < 64 {
+		return fmt.Errorf("open_files: %d are too few to run a kernel; at least 64, or 0 for the default", c.OpenFiles)
 	}
 	for _, origin := range c.AllowOrigin {
 		if u, err := url.Parse(origin); err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || origin != strings.ToLower(origin) {

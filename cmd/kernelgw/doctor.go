@@ -285,7 +285,11 @@ func agentBinary(configured string) finding {
 }
 
 func defaultImage(ctx context.Context, c *Config) finding {
-	image, err := resolveImage(ctx, c)
+	store, err := imageStore(c)
+	if err != nil {
+		return finding{"image", false, err.Error()}
+	}
+	image, err := store.Resolve(ctx, c.Image)
 	if err != nil {
 		return finding{"image", false, err.Error()}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/containerd"
@@ -16,9 +17,10 @@ import (
 	"kernelgw/sandboxes/process"
 )
 
-// openDriver opens the configured driver. Auto takes what isolates, or fails:
-// kernels never run unprotected unless that was asked for by name.
-func openDriver(ctx context.Context, c *Config, network *netpolicy.Network, log *slog.Logger) (sandboxes.Driver, error) {
+// openDriver opens the configured driver over a store of images. Auto takes what
+// isolates, or fails: kernels never run unprotected unless that was asked for by
+// name.
+func openDriver(ctx context.Context, c *Config, images *image.Store, network *netpolicy.Network, log *slog.Logger) (sandboxes.Driver, error) {
 	agent, err := findAgent(c.Agent)
 	if err != nil {
 		return nil, err
@@ -33,10 +35,10 @@ func openDriver(ctx context.Context, c *Config, network *netpolicy.Network, log 
 	log.Info("driver chosen", "driver", name, "why", why)
 	switch name {
 	case containerd.Name:
-		if _, err := resolveImage(ctx, c); err != nil {
+		if _, err := images.Resolve(ctx, c.Image); err != nil {
 			return nil, err
 		}
-		options, err := containerdOptions(c, agent, network, log)
+		options, err := containerdOptions(c, agent, images, network, log)
 		if err != nil {
 			return nil, err
 		}
@@ -53,32 +55,24 @@ func openDriver(ctx context.Context, c *Config, network *netpolicy.Network, log 
 	case process.Name:
 		return process.New(process.Options{StateDir: filepath.Join(state, process.Name), AgentPath: agent, WorkDir: c.WorkDir, Homes: c.WorkDir == "", Log: log})
 	case gvisor.Name:
-		if _, err := resolveImage(ctx, c); err != nil {
-			return nil, err
-		}
-		store, err := imageStore(c)
-		if err != nil {
+		if _, err := images.Resolve(ctx, c.Image); err != nil {
 			return nil, err
 		}
 		return gvisor.New(gvisor.Options{
-			StateDir: filepath.Join(state, gvisor.Name), Runsc: c.Runsc, AgentPath: agent, Images: gvisorImages{store}, Network: network, Log: log,
+			StateDir: filepath.Join(state, gvisor.Name), Runsc: c.Runsc, AgentPath: agent, Images: gvisorImages{newAdmitted(images, log)}, Network: network, Log: log,
 		})
 	}
 	return nil, fmt.Errorf("driver: unknown driver %q", name)
 }
 
 // containerdOptions are those of the containerd driver.
-func containerdOptions(c *Config, agent string, network *netpolicy.Network, log *slog.Logger) (containerd.Options, error) {
+func containerdOptions(c *Config, agent string, images *image.Store, network *netpolicy.Network, log *slog.Logger) (containerd.Options, error) {
 	if c.Runtime == "" {
 		return containerd.Options{}, errors.New("runtime: the containerd driver needs one, as kata-qemu-runtime-rs; or runc, for trusted code only")
 	}
-	store, err := imageStore(c)
-	if err != nil {
-		return containerd.Options{}, err
-	}
 	o := containerd.Options{
 		StateDir: filepath.Join(c.DataDir, "sandboxes", containerd.Name), Address: c.Containerd, Runtime: c.Runtime,
-		RuntimeConfigPath: c.RuntimeConfig, Snapshotter: c.Snapshotter, AgentPath: agent, Images: containerdImages{store}, Log: log,
+		RuntimeConfigPath: c.RuntimeConfig, Snapshotter: c.Snapshotter, AgentPath: agent, Images: containerdImages{newAdmitted(images, log)}, Log: log,
 	}
 	if network != nil { // an interface that holds a nil pointer is not nil
 		o.Network = network
@@ -115,17 +109,36 @@ func imageStore(c *Config) (*image.Store, error) {
 	return image.Open(image.Options{Dir: dir, Policy: policy})
 }
 
-// resolveImage finds the image of the sandboxes.
-func resolveImage(ctx context.Context, c *Config) (image.Image, error) {
-	store, err := imageStore(c)
-	if err != nil {
-		return image.Image{}, err
+// admitted is an image store that logs what the policy only warns of.
+type admitted struct {
+	*image.Store
+	log *slog.Logger
+
+	mu   sync.Mutex
+	said map[string]bool // guarded by mu; warnings that are in the log
+}
+
+func newAdmitted(store *image.Store, log *slog.Logger) *admitted {
+	return &admitted{Store: store, log: log, said: map[string]bool{}}
+}
+
+// Resolve does so, and logs each warning once: images are resolved all the time.
+func (a *admitted) Resolve(ctx context.Context, ref string) (image.Image, error) {
+	i, err := a.Store.Resolve(ctx, ref)
+	if warning := i.Verdict.Warning(); err == nil && warning != "" {
+		a.mu.Lock()
+		said := a.said[warning]
+		a.said[warning] = true
+		a.mu.Unlock()
+		if !said {
+			a.log.Warn(warning, "audit", "image", "digest", i.Digest)
+		}
 	}
-	return store.Resolve(ctx, c.Image)
+	return i, err
 }
 
 // gvisorImages gives the gvisor driver what it needs of the image store.
-type gvisorImages struct{ store *image.Store }
+type gvisorImages struct{ store *admitted }
 
 // Resolve implements gvisor.Images.
 func (g gvisorImages) Resolve(ctx context.Context, ref string) (gvisor.Rootfs, error) {
@@ -140,7 +153,7 @@ func (g gvisorImages) Resolve(ctx context.Context, ref string) (gvisor.Rootfs, e
 }
 
 // containerdImages gives the containerd driver what it needs of the image store.
-type containerdImages struct{ store *image.Store }
+type containerdImages struct{ store *admitted }
 
 // Resolve implements containerd.Images.
 func (c containerdImages) Resolve(ctx context.Context, ref string) (containerd.Image, error) {

@@ -45,6 +45,8 @@ type IsolationConfig struct {
 	MaxMemory    ByteSize `help:"Most memory that they may choose; 0 means memory." default:"0"`
 	MaxProcesses int64    `help:"Most processes that they may choose; 0 means processes."`
 	MaxDisk      ByteSize `help:"Largest writable layer that they may choose; 0 means disk." default:"0"`
+	MaxShm       ByteSize `help:"Largest /dev/shm that they may choose; 0 means shm, and where that is 0 the memory." default:"0"`
+	MaxOpenFiles int64    `help:"Most open files of a process that they may choose; 0 means open_files." default:"0"`
 }
 
 // validate names the first key that is wrong, and what to do about it.
@@ -61,8 +63,8 @@ func (c *IsolationConfig) validate() error {
 	if err := egress.Check(c.policy()); err != nil {
 		return fmt.Errorf("egress, egress_allow, egress_mirror: %w", err)
 	}
-	if c.MaxCPUs < 0 || c.MaxProcesses < 0 {
-		return errors.New("max_cpus, max_processes: they cannot be negative; 0 means the default")
+	if c.MaxCPUs < 0 || c.MaxProcesses < 0 || c.MaxOpenFiles < 0 {
+		return errors.New("max_cpus, max_processes, max_open_files: they cannot be negative; 0 means the default")
 	}
 	return nil
 }
@@ -91,6 +93,7 @@ func openPolicies(c *Config, store registry.Store, resources sandboxes.Resources
 		Hosts: c.OfferHosts, Mirrors: c.OfferMirrors, Images: c.OfferImages,
 		Most: sandboxes.Resources{
 			CPUs: c.MaxCPUs, MemoryBytes: int64(c.MaxMemory), Processes: c.MaxProcesses, DiskBytes: int64(c.MaxDisk),
+			ShmBytes: int64(c.MaxShm), OpenFiles: c.MaxOpenFiles,
 		},
 	}
 	for _, preset := range c.OfferEgress {

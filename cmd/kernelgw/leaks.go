@@ -59,7 +59,11 @@ func containerdLeaks(ctx context.Context, c *Config, repair bool) ([]leak, error
 	}
 	looking := *c
 	looking.Runtime = cmp.Or(c.Runtime, "runc") // none is started
-	options, err := containerdOptions(&looking, agent, nil, slog.New(slog.DiscardHandler))
+	images, err := imageStore(c)
+	if err != nil {
+		return nil, err
+	}
+	options, err := containerdOptions(&looking, agent, images, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

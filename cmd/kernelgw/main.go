@@ -34,6 +34,7 @@ type CLI struct {
 	Doctor       DoctorCmd       `cmd:"" help:"Tell what this host can do, and which driver would be chosen and why."`
 	Image        ImageCmd        `cmd:"" help:"Build, fetch and list images of sandboxes."`
 	Storage      StorageCmd      `cmd:"" help:"Look after the file storage."`
+	Secrets      SecretsCmd      `cmd:"" help:"Look after the keys of the secrets of workspaces."`
 	Config       ConfigCmd       `cmd:"" help:"Check or print the configuration."`
 	ClientConfig ClientConfigCmd `cmd:"" help:"Print how to connect clients: JupyterLab, VS Code, nbclient, papermill, an embedding site."`
 	Token        TokenCmd        `cmd:"" help:"Make tokens for users."`
@@ -47,6 +48,7 @@ type environment struct {
 	getenv         func(string) string
 	stdout, stderr io.Writer
 	file           *fileResolver
+	reread         func() (Config, error) // reads the serve command's configuration again, as it is now
 }
 
 func main() {
@@ -60,10 +62,6 @@ func main() {
 			exitOn(process.Supervise(os.Args[2]))
 			return
 		}
-	}
-	if len(os.Args) == 3 && os.Args[1] == process.SupervisorCommand {
-		exitOn(process.Supervise(os.Args[2]))
-		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -79,32 +77,46 @@ func exitOn(err error) {
 
 // run parses the command line and runs the command that it names.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	path, err := configPath(args, getenv)
+	env := environment{ctx: ctx, getenv: getenv, stdout: stdout, stderr: stderr}
+	parsed, _, err := env.parse(args)
 	if err != nil {
 		return err
 	}
-	file, err := loadFile(path, getenv)
+	env.reread = func() (Config, error) {
+		again := env
+		_, cli, err := again.parse(args)
+		if err != nil {
+			return Config{}, err
+		}
+		return cli.Serve.Config, cli.Serve.complete(&again)
+	}
+	return parsed.Run(&env)
+}
+
+// parse parses the command line, with the configuration file as it is now.
+func (env *environment) parse(args []string) (*kong.Context, *CLI, error) {
+	path, err := configPath(args, env.getenv)
 	if err != nil {
-		return err
+		return nil, nil, err
+	}
+	if env.file, err = loadFile(path, env.getenv); err != nil {
+		return nil, nil, err
 	}
 	var cli CLI
 	parser, err := kong.New(&cli,
 		kong.Name("kernelgw"),
 		kong.Description("A Jupyter server for untrusted code: every kernel runs in a sandbox of its own."),
 		kong.DefaultEnvars("KERNELGW"),
-		vars(getenv),
-		kong.Resolvers(file),
-		kong.Writers(stdout, stderr),
+		vars(env.getenv),
+		kong.Resolvers(env.file),
+		kong.Writers(env.stdout, env.stderr),
 		kong.UsageOnError(),
 	)
 	if err != nil {
-		return fmt.Errorf("the command line is defined wrongly: %w", err)
+		return nil, nil, fmt.Errorf("the command line is defined wrongly: %w", err)
 	}
 	parsed, err := parser.Parse(args)
-	if err != nil {
-		return err
-	}
-	return parsed.Run(&environment{ctx: ctx, getenv: getenv, stdout: stdout, stderr: stderr, file: file})
+	return parsed, &cli, err
 }
 
 // vars are what help texts and defaults name.
@@ -171,7 +183,7 @@ func (c *ConfigPrintCmd) Run(env *environment, parsed *kong.Context) error {
 	if err := c.complete(env); err != nil {
 		return err
 	}
-	return printConfig(env.stdout, parsed.Selected(), c.Users)
+	return printConfig(env.stdout, parsed.Selected(), &c.Config)
 }
 
 // TokenCmd makes tokens.

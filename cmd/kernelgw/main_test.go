@@ -13,6 +13,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
+
+	"kernelgw/kernelgw/secrets"
 )
 
 var update = flag.Bool("update", false, "write generated documents")
@@ -65,10 +67,15 @@ func TestPrintedConfigurationCanBeReadAgainAndHoldsNoToken(t *testing.T) {
 	if err != nil || strings.Contains(out, secret) || !strings.Contains(out, "[not shown]") {
 		t.Fatalf("err %v, printed:\n%s", err, out)
 	}
-	path := writeConfig(t, "users:\n- name: alice\n  token_sha256: ["+someHash+"]\n")
+	path := writeConfig(t, "users:\n- name: alice\n  token_sha256: ["+someHash+"]\nimage_signers:\n- images: [default]\n  verify: \"off\"\n")
 	first, err := runCommand(t, nil, "config", "print", "--config", path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, want := range []string{"name: alice", "verify: \"off\""} {
+		if !strings.Contains(first, want) {
+			t.Errorf("%q is not in\n%s", want, first)
+		}
 	}
 	second, err := runCommand(t, nil, "config", "print", "--config", writeConfig(t, first))
 	if err != nil || first != second {
@@ -286,5 +293,28 @@ func TestConfigDocIsUpToDate(t *testing.T) {
 	kept, err := os.ReadFile(path)
 	if err != nil || cmp.Diff(string(kept), doc) != "" {
 		t.Errorf("docs/config.md is stale (%v); run go test ./cmd/kernelgw -run TestConfigDoc -update\n%s", err, cmp.Diff(string(kept), doc))
+	}
+}
+
+func TestRotatedSecretsOpenWithTheOldKeyAndTheNew(t *testing.T) {
+	dir := t.TempDir()
+	var before string
+	for n := 1; n <= 3; n++ {
+		out, err := runCommand(t, nil, "secrets", "rotate", "--data-dir", dir)
+		if err != nil || !strings.Contains(out, "restart the gateway") {
+			t.Fatalf("%v: %s", err, out)
+		}
+		content, err := os.ReadFile(filepath.Join(dir, "secrets.keys"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(string(content), before) || strings.Count(string(content), "\nAGE-SECRET-KEY-") != n {
+			t.Fatalf("after %d rotations:\n%s", n, content)
+		}
+		before = string(content)
+	}
+	keys, err := secrets.OpenIdentities(filepath.Join(dir, "secrets.keys"))
+	if err != nil || !keys.Rotating() {
+		t.Errorf("%v: there are several keys", err)
 	}
 }

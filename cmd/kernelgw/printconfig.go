@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -55,7 +58,7 @@ func plain(value reflect.Value) any {
 
 // printConfig writes the configuration in effect in the form of the file.
 // Tokens are not shown.
-func printConfig(w io.Writer, selected *kong.Node, users []UserConfig) error {
+func printConfig(w io.Writer, selected *kong.Node, c *Config) error {
 	for _, s := range settings(selected.Flags) {
 		if (s.key == "token" || s.key == "metrics_token") && s.value != "" {
 			s.value = "[not shown]"
@@ -66,21 +69,32 @@ func printConfig(w io.Writer, selected *kong.Node, users []UserConfig) error {
 		}
 		fmt.Fprintf(w, "# %s\n%s", s.help, line)
 	}
-	if len(users) == 0 {
-		return nil
+	lists := map[string]any{}
+	if len(c.ImageSigners) > 0 {
+		lists["image_signers"] = c.ImageSigners
 	}
-	list := make([]map[string]any, 0, len(users))
-	for _, u := range users {
-		list = append(list, map[string]any{
-			"name": u.Name, "display_name": u.DisplayName, "token_sha256": u.TokenSHA256, "workspaces": u.Workspaces,
-		})
+	if len(c.Users) > 0 {
+		lists["users"] = c.Users
 	}
-	block, err := yaml.Parser().Marshal(map[string]any{"users": list})
-	if err != nil {
-		return fmt.Errorf("cannot print users: %w", err)
+	for _, key := range slices.Sorted(maps.Keys(lists)) {
+		// Through JSON, whose names are those of the file.
+		text, err := json.Marshal(map[string]any{key: lists[key]})
+		if err != nil {
+			return fmt.Errorf("cannot print %s: %w", key, err)
+		}
+		var plain map[string]any
+		if err := json.Unmarshal(text, &plain); err != nil {
+			return fmt.Errorf("cannot print %s: %w", key, err)
+		}
+		block, err := yaml.Parser().Marshal(plain)
+		if err != nil {
+			return fmt.Errorf("cannot print %s: %w", key, err)
+		}
+		if _, err := w.Write(block); err != nil {
+			return err
+		}
 	}
-	_, err = w.Write(block)
-	return err
+	return nil
 }
 
 // configDoc is docs/config.md: every key with its variable, default and
@@ -122,8 +136,27 @@ users:
 
 Each user sees only the kernels, sessions and files of those workspaces; anything else answers 404.
 
-SIGHUP makes a running gateway read the users again, and nothing else of the file: who is no longer listed, or lost a token
-or a workspace, is cut off at once, open WebSockets included. A file that is wrong changes nothing, and the log says why.
+## Signers of images
+
+Whose signatures images need is listed only in the file too; the first entry whose images match decides, and
+` + "`image_verify`" + ` about what none names ([isolation.md](isolation.md#images)):
+
+` + "```yaml" + `
+image_signers:
+  - images: [ "registry.example.org/team/**" ]  # patterns as of image_allow; without any: all
+    verify: require                             # or warn, or off
+    keys: [ /etc/kernelgw/team.pub ]            # cosign public keys, PEM
+    log: false                                  # true: signatures by keys must be in a transparency log too
+    identities:                                 # who may sign without a key; needs image_trust_root
+      - issuer: https://issuer.example.org
+        subject: builder@example.org            # or subject_pattern, a regular expression
+` + "```" + `
+
+## Changes while the gateway runs
+
+SIGHUP makes a running gateway read the users and the image policy (` + "`image_allow`, `image_verify`, `image_trust_root`,\n`image_signers`" + `) again, and
+nothing else: who is no longer listed, or lost a token or a workspace, is cut off at once, open WebSockets included; images that are
+not admitted any more make no new sandboxes. A configuration that is wrong changes nothing, and the log says why.
 `)
 	return doc.String()
 }

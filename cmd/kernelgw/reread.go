@@ -3,50 +3,63 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 
 	"kernelgw/auth/token"
+	"kernelgw/sandboxes/image"
 )
 
-// rereadUsers gives users the list of the configuration file again at each
-// hangup, until ctx ends. Whoever is no longer in it is cut off at once. A file
-// that is wrong changes nothing.
-func rereadUsers(ctx context.Context, hangups <-chan os.Signal, c *Config, path string, users *token.Authenticator, log *slog.Logger) {
+// rereader puts what may change while the gateway runs into effect: users, and
+// which images may be used. All else needs a restart.
+type rereader struct {
+	read   func() (Config, error) // the whole configuration, as it is now
+	users  *token.Authenticator
+	single bool         // the gateway was started for a single user
+	images *image.Store // nil where no images are used
+	log    *slog.Logger
+}
+
+// run reads again at each hangup, until ctx ends. Whoever is no longer listed is
+// cut off at once. A configuration that is wrong changes nothing.
+func (r *rereader) run(ctx context.Context, hangups <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangups:
 		}
-		n, err := updateUsers(*c, path, users)
+		c, err := r.update()
 		if err != nil {
-			log.Error("users stay as they were: the configuration file cannot be used", "error", err)
+			r.log.Error("users and image policy stay as they were: the configuration cannot be used", "error", err)
 			continue
 		}
-		log.Info("users read again", "users", n)
+		r.log.Info("users and image policy read again", "users", max(len(c.Users), 1))
 	}
 }
 
-// updateUsers reads the users of the file and puts them into effect. Nothing
-// else of the file is looked at: the rest needs a restart.
-func updateUsers(c Config, path string, users *token.Authenticator) (n int, err error) {
-	if len(c.Users) == 0 {
-		return 0, errors.New("the gateway was started for a single user; restart it to have a list")
-	}
-	file, err := loadFile(path, os.Getenv)
+func (r *rereader) update() (Config, error) {
+	c, err := r.read()
 	if err != nil {
-		return 0, err
+		return c, err
 	}
-	if c.Users, err = file.users(); err != nil {
-		return 0, err
+	if single := len(c.Users) == 0; single != r.single {
+		if single {
+			return c, errors.New("users: nobody is left; restart the gateway to have a single user")
+		}
+		return c, errors.New("users: the gateway was started for a single user; restart it to have a list")
 	}
-	if len(c.Users) == 0 {
-		return 0, fmt.Errorf("configuration file %s: users: nobody is left; restart the gateway to have a single user", path)
+	policy, err := c.imagePolicy()
+	if err != nil {
+		return c, err
 	}
-	if err := c.validateUsers(); err != nil {
-		return 0, err
+	if !r.single {
+		if err := r.users.Update(tokenUsers(&c)); err != nil {
+			return c, err
+		}
 	}
-	return len(c.Users), users.Update(tokenUsers(&c))
+	if r.images != nil {
+		r.images.SetPolicy(policy)
+	}
+	return c, nil
 }

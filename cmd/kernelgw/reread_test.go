@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"kernelgw/auth"
 	"kernelgw/auth/token"
 	"kernelgw/kernelgw/registry/memory"
+	"kernelgw/sandboxes/image"
 )
 
 func userLine(name, secret string) string {
@@ -30,12 +32,16 @@ func (l lines) Write(line []byte) (int, error) {
 
 func TestHangupReadsTheUsersAgainAndAWrongFileChangesNothing(t *testing.T) {
 	path := writeConfig(t, "users:\n"+userLine("ann", "a")+userLine("bob", "b"))
-	file, err := loadFile(path, os.Getenv)
-	if err != nil {
-		t.Fatal(err)
+	env := environment{getenv: func(string) string { return "" }, stdout: io.Discard, stderr: io.Discard}
+	read := func() (Config, error) {
+		_, cli, err := env.parse([]string{"serve", "--config", path})
+		if err != nil {
+			return Config{}, err
+		}
+		return cli.Serve.Config, cli.Serve.complete(&env)
 	}
-	var c Config
-	if c.Users, err = file.users(); err != nil {
+	c, err := read()
+	if err != nil {
 		t.Fatal(err)
 	}
 	users, err := token.New(token.Options{Users: tokenUsers(&c), Store: memory.New(), Log: slog.New(slog.DiscardHandler)})
@@ -43,39 +49,54 @@ func TestHangupReadsTheUsersAgainAndAWrongFileChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer users.Close()
+	images, err := image.Open(image.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	who := func(secret string) error {
 		_, err := users.Authenticate(auth.WithCredentials(t.Context(), auth.Credentials{Tokens: []string{secret}}), httptest.NewRequest("GET", "/", nil))
 		return err
+	}
+	refuses := func() bool {
+		_, err := images.Pull(t.Context(), image.PullOptions{Ref: "127.0.0.1:1/a"})
+		return errors.As(err, new(*image.RefusedError))
 	}
 
 	log, hangups, ended := make(lines), make(chan os.Signal), make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer close(ended)
-		rereadUsers(ctx, hangups, &c, path, users, slog.New(slog.NewTextHandler(log, nil)))
+		again := rereader{read: read, users: users, images: images, log: slog.New(slog.NewTextHandler(log, nil))}
+		again.run(ctx, hangups)
 	}()
 	for _, step := range []struct {
 		file         string
 		good         bool
 		ann, bob, ed bool // may log in afterwards
+		refused      bool // the image that image_allow does not name, afterwards
 	}{
-		{"users:\n" + userLine("ann", "a") + userLine("ed", "e"), true, true, false, true},
-		{"users: [", false, true, false, true},
-		{"users:\n- {name: ed}\n", false, true, false, true},
-		{"driver: process\n", false, true, false, true},
-		{"users:\n" + userLine("bob", "b"), true, false, true, false},
+		{"users:\n" + userLine("ann", "a") + userLine("ed", "e"), true, true, false, true, false},
+		{"users: [", false, true, false, true, false},
+		{"users:\n- {name: ed}\nimage_allow: [default]\n", false, true, false, true, false},
+		{"driver: process\n", false, true, false, true, false},
+		{"image_allow: [default]\nusers:\n" + userLine("bob", "b"), true, false, true, false, true},
+		{"image_signers: [{images: [default]}]\nusers:\n" + userLine("ann", "a"), false, false, true, false, true},
+		{"users:\n" + userLine("bob", "b"), true, false, true, false, false},
 	} {
 		if err := os.WriteFile(path, []byte(step.file), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		hangups <- unix.SIGHUP
-		if line := <-log; strings.Contains(line, "users stay as they were") == step.good {
+		if line := <-log; strings.Contains(line, "stay as they were") == step.good {
 			t.Errorf("after %q the log says %s", step.file, line)
 		}
 		for secret, may := range map[string]bool{"a": step.ann, "b": step.bob, "e": step.ed} {
 			if err := who(secret); (err == nil) != may || (err != nil && !errors.Is(err, auth.ErrDenied)) {
 				t.Errorf("after %q, %s: %v", step.file, secret, err)
 			}
+		}
+		if got := refuses(); got != step.refused {
+			t.Errorf("after %q, the image is refused: %v, want %v", step.file, got, step.refused)
 		}
 	}
 	cancel()

@@ -41,7 +41,7 @@ type ServeCmd struct {
 }
 
 // Run serves until the first SIGINT or SIGTERM, then drains. SIGHUP makes it
-// read the users of the configuration file again.
+// read users and image policy again.
 func (c *ServeCmd) Run(env *environment) error {
 	ctx, stop := context.WithCancel(env.ctx)
 	defer stop()
@@ -87,7 +87,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	if pages != nil {
 		defer pages.Close()
 	}
-	identities, err := secrets.OpenIdentities(filepath.Join(c.DataDir, "secrets.keys"))
+	identities, err := secrets.OpenIdentities(filepath.Join(c.DataDir, secretKeys))
 	if err != nil {
 		return err
 	}
@@ -97,14 +97,18 @@ func (c *ServeCmd) Run(env *environment) error {
 		if err != nil {
 			return err
 		}
-		log.Info("secrets are encrypted with the last key in secrets.keys", "secrets", n)
+		log.Info("secrets are encrypted with the last key", "secrets", n)
 	}
 	network, err := openNetwork(&c.Config, kept, log)
 	if err != nil {
 		return err
 	}
 	defer network.close()
-	driver, err := openDriver(ctx, &c.Config, network.Network, log)
+	images, err := imageStore(&c.Config)
+	if err != nil {
+		return err
+	}
+	driver, err := openDriver(ctx, &c.Config, images, network.Network, log)
 	if err != nil {
 		return err
 	}
@@ -112,6 +116,7 @@ func (c *ServeCmd) Run(env *environment) error {
 
 	resources := sandboxes.Resources{
 		CPUs: c.CPUs, MemoryBytes: int64(c.Memory), Processes: c.Processes, DiskBytes: int64(c.Disk),
+		ShmBytes: int64(c.Shm), OpenFiles: c.OpenFiles,
 	}
 	if driver.Name() == process.Name {
 		resources, c.Image = sandboxes.Resources{}, ""
@@ -174,13 +179,14 @@ func (c *ServeCmd) Run(env *environment) error {
 			Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
 		})
 	}
+	again := rereader{read: env.reread, users: users, single: len(c.Users) == 0, images: images, log: log}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)
 	return c.serve(ctx, log, parts{
 		manager: manager, server: server, files: files.Store, listener: listener,
 		announce: func() { fmt.Fprintln(env.stdout, c.url(address)) },
-		reread:   func(ctx context.Context) { rereadUsers(ctx, hangups, &c.Config, env.file.path, users, log) },
+		reread:   func(ctx context.Context) { again.run(ctx, hangups) },
 	})
 }
 
@@ -191,7 +197,7 @@ type parts struct {
 	files    *s3store.Store
 	listener net.Listener
 	announce func()                // tells that the gateway is ready
-	reread   func(context.Context) // reads the users again when asked, until ctx ends
+	reread   func(context.Context) // reads what may change again when asked, until ctx ends
 }
 
 // serve runs the parts until ctx ends, then stops them in the order in which

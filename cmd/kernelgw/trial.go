@@ -47,7 +47,11 @@ func tryKernel(ctx context.Context, c Config) (took time.Duration, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	driver, err := openDriver(ctx, &c, n.Network, log)
+	images, err := imageStore(&c)
+	if err != nil {
+		return 0, err
+	}
+	driver, err := openDriver(ctx, &c, images, n.Network, log)
 	if err != nil {
 		return 0, err
 	}

@@ -125,9 +125,38 @@ func (i *Identities) need() ([]age.Identity, error) {
 	return i.keys, nil
 }
 
-// make writes a file with one new identity: whole and on disk, or not at all. A
-// file that came to be there meanwhile stays.
+// Rotate appends a new identity to the file, which seals from the next start on,
+// and makes the file when there is none.
+func (i *Identities) Rotate() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.keys) == 0 {
+		return i.make()
+	}
+	before, err := os.ReadFile(i.path)
+	if err != nil {
+		return fmt.Errorf("cannot read the keys of secrets: %w", err)
+	}
+	if !bytes.HasSuffix(before, []byte("\n")) {
+		before = append(before, '\n')
+	}
+	return i.write(before, os.Rename)
+}
+
+// make writes a file with one new identity. A file that came to be there
+// meanwhile stays.
 func (i *Identities) make() error {
+	const begins = "# Keys of the secrets of workspaces. Without this file they cannot be read.\n"
+	err := i.write([]byte(begins), os.Link)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// write puts a file with a new identity behind what it begins with in place:
+// whole and on disk, or not at all.
+func (i *Identities) write(begins []byte, place func(from, to string) error) error {
 	identity, err := age.GenerateHybridIdentity()
 	if err != nil {
 		return err
@@ -138,14 +167,14 @@ func (i *Identities) make() error {
 		return err
 	}
 	defer os.Remove(file.Name())
-	_, err = fmt.Fprintf(file, "# Keys of the secrets of workspaces. Without this file they cannot be read.\n%s\n", identity)
+	_, err = fmt.Fprintf(file, "%s%s\n", begins, identity)
 	if err == nil {
 		err = file.Sync()
 	}
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(file.Name(), i.path); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := place(file.Name(), i.path); err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -17,7 +17,8 @@ func (s *Store) judgeStored(desc v1.Descriptor, known record, all bool) (Verdict
 	if len(origins) == 0 { // stored by an earlier version
 		origins = []string{desc.Annotations[refAnnotation]}
 	}
-	if s.policy == nil {
+	policy := s.policy.Load()
+	if policy == nil {
 		return Verdict{Origin: origins[0], Digest: desc.Digest.String(), Mode: VerifyOff}, nil
 	}
 	manifest, err := s.readBlob(desc.Digest)
@@ -26,7 +27,7 @@ func (s *Store) judgeStored(desc v1.Descriptor, known record, all bool) (Verdict
 	}
 	var first Verdict
 	for i, origin := range origins {
-		v := s.policy.judge(origin, manifest, all, func() ([]Signature, error) { return known.Signatures, nil })
+		v := policy.judge(origin, manifest, all, func() ([]Signature, error) { return known.Signatures, nil })
 		if v.Refused == nil {
 			return v, nil
 		}
@@ -58,7 +59,7 @@ func (s *Store) CheckSignatures(ctx context.Context, opts PullOptions) (Verdict,
 	}
 	var v Verdict
 	err = s.withCandidate(ctx, opts, func(_, origin string, c *candidate) error {
-		v = s.policy.judge(origin, c.manifest, true, c.signatures)
+		v = s.policy.Load().judge(origin, c.manifest, true, c.signatures)
 		return nil
 	})
 	if refused := new(RefusedError); errors.As(err, &refused) {

@@ -57,7 +57,7 @@ func (s *Store) Build(ctx context.Context, opts BuildOptions) (Image, error) {
 
 func (s *Store) build(ctx context.Context, opts BuildOptions) (Image, error) {
 	p := opts.Progress
-	if _, err := s.policy.allows(localOrigin(opts.Name), ""); err != nil {
+	if _, err := s.policy.Load().allows(localOrigin(opts.Name), ""); err != nil {
 		return Image{}, &RefusedError{opts.Name, err}
 	}
 	in, err := readInputs(opts.Inputs)

@@ -90,7 +90,7 @@ func (s *Store) withCandidate(ctx context.Context, opts PullOptions, use func(na
 	}
 	// Before the registry is asked anything: a policy may be there to prevent it.
 	digest, _ := ref.(name.Digest)
-	if _, err := s.policy.allows(ref.Name(), digest.DigestStr()); err != nil {
+	if _, err := s.policy.Load().allows(ref.Name(), digest.DigestStr()); err != nil {
 		return &RefusedError{opts.Ref, err}
 	}
 	opts.Progress.Say("asking %s for %s", ref.Context().RegistryStr(), ref.Identifier())

@@ -45,7 +45,7 @@ func (s *Store) Put(ctx context.Context, ref string, img v1.Image, p *Progress) 
 // the policy saw is the manifest that is stored: everything else is named by
 // digests in it.
 func (s *Store) admit(ctx context.Context, ref, origin string, c *candidate, p *Progress) (Image, error) {
-	verdict := s.policy.judge(origin, c.manifest, false, c.signatures)
+	verdict := s.policy.Load().judge(origin, c.manifest, false, c.signatures)
 	if verdict.Refused != nil {
 		return Image{}, &RefusedError{ref, verdict.Refused}
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -48,9 +49,9 @@ type Options struct {
 // time: a change is prepared aside and appears whole, or not at all. Reading
 // needs no write permission. Safe for concurrent use.
 type Store struct {
-	dir      string // set at construction, as are the next two
+	dir      string // set at construction, as is the next
 	maxBytes int64
-	policy   *Policy
+	policy   atomic.Pointer[Policy]
 
 	mu      sync.Mutex
 	checked map[v1.Hash]treeIdentity // guarded by mu
@@ -68,8 +69,14 @@ func Open(opts Options) (*Store, error) {
 	if opts.MaxBytes <= 0 {
 		opts.MaxBytes = defaultMaxBytes
 	}
-	return &Store{dir: dir, maxBytes: opts.MaxBytes, policy: opts.Policy, checked: make(map[v1.Hash]treeIdentity)}, nil
+	s := &Store{dir: dir, maxBytes: opts.MaxBytes, checked: make(map[v1.Hash]treeIdentity)}
+	s.policy.Store(opts.Policy)
+	return s, nil
 }
+
+// SetPolicy says which images may be stored and used from now on; nil admits all.
+// Sandboxes that there are already stay.
+func (s *Store) SetPolicy(p *Policy) { s.policy.Store(p) }
 
 // Dir is the store's directory, absolute.
 func (s *Store) Dir() string { return s.dir }
