@@ -58,6 +58,10 @@ func (e *kernelError) Unwrap() error { return e.cause }
 // drivers and agents say: it names paths of the host.
 const owner = "kernelgw.owner"
 
+// shown is the mark of a request whose answer a browser shows to a person; its
+// value is the call.
+const shown = "kernelgw.shown"
+
 // logged says where the whole of an error is.
 func logged(err error) string {
 	var about *kernelError
@@ -154,7 +158,13 @@ func (s *Server) fail(c echo.Context, err error) {
 	if retryAfter > 0 {
 		c.Response().Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
-	if err := c.JSON(status, body); err != nil {
+	deliver := func() error { return c.JSON(status, body) }
+	if call, ok := c.Get(shown).(*call); ok {
+		deliver = func() error {
+			return s.page(call, status, "error.html", map[string]any{"Title": http.StatusText(status), "Message": body.Message, "Base": s.base})
+		}
+	}
+	if err := deliver(); err != nil {
 		s.o.Log.Debug("an error could not be delivered", "error", err)
 	}
 }

@@ -31,6 +31,9 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 	return func(ec echo.Context) error {
 		ec.Set(matched, trimmed(route.At(s.base, m)))
 		c := &call{Context: ec, base: s.base, secure: s.secure(ec.Request()), named: strings.Contains(route.Path, ":workspace")}
+		if route.Access == auth.Page && ec.Request().Method == http.MethodGet && auth.Navigation(ec.Request()) {
+			ec.Set(shown, c)
+		}
 		credentials := auth.ReadCredentials(ec.Request(), cookieName(ec.Request(), s.base, c.secure))
 		switch m {
 		case Workspace:

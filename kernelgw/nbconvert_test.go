@@ -116,6 +116,15 @@ func TestAttackScriptsInConvertedNotebooks(t *testing.T) {
 	if kind := failed.Header.Get("Content-Type"); !strings.HasPrefix(kind, "application/json") {
 		t.Errorf("an error is %s", kind)
 	}
+	// In a tab a person reads it, and it runs nothing.
+	tab := g.want(g.navigate("/nbconvert/html/a.ipynb", "Authorization: token "+adaToken), 422)
+	if kind := tab.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/html") || !strings.Contains(string(tab.body), "&lt;script&gt;") ||
+		strings.Contains(string(tab.body), "<script") {
+		t.Errorf("in a tab the error is %s:\n%s", kind, tab.body)
+	}
+	if csp := tab.Header.Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") {
+		t.Errorf("the policy of the page is %q", csp)
+	}
 }
 
 // A page of another site may neither read a document with the user's cookie nor
