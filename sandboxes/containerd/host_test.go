@@ -293,19 +293,26 @@ func realImages(t testing.TB) imageStore {
 	if os.Getenv("KERNELGW_TEST_SKIP_IMAGE") == "1" {
 		t.Skip("KERNELGW_TEST_SKIP_IMAGE is set")
 	}
+	store, err := openedImages()
+	if err != nil {
+		t.Fatalf("no default image: %v; run make image, or set KERNELGW_TEST_SKIP_IMAGE=1 to do without these tests", err)
+	}
+	return imageStore{store}
+}
+
+// openedImages is opened once: a store compares all of an image with its seal
+// when it is first asked for it.
+var openedImages = sync.OnceValues(func() (*image.Store, error) {
 	dir := os.Getenv("KERNELGW_TEST_IMAGES")
 	if dir == "" {
 		dir = "../../.cache/images"
 	}
 	store, err := image.Open(image.Options{Dir: dir})
 	if err == nil {
-		_, err = store.Resolve(t.Context(), "")
+		_, err = store.Resolve(context.Background(), "")
 	}
-	if err != nil {
-		t.Fatalf("no default image: %v; run make image, or set KERNELGW_TEST_SKIP_IMAGE=1 to do without these tests", err)
-	}
-	return imageStore{store}
-}
+	return store, err
+})
 
 type imageStore struct{ *image.Store }
 
