@@ -49,7 +49,7 @@ func contract(t *testing.T, b backend) {
 	sandboxtest.Run(t, func(t *testing.T) sandboxtest.Harness {
 		outside := sandboxtest.NewOutside(t)
 		return sandboxtest.Harness{
-			Python: true, Patience: b.slow, StartTimeout: b.patience(time.Minute), Outside: outside,
+			Python: true, GuestKernel: b.kata, Patience: b.slow, StartTimeout: b.patience(time.Minute), Outside: outside,
 			New: func(t *testing.T, stateDir string) sandboxes.Driver {
 				return openNetworked(t, b, stateDir, outside)
 			},

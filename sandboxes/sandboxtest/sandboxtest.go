@@ -37,6 +37,11 @@ type Harness struct {
 	// inside can be tried. Only a double has no reason to set it.
 	Python bool
 
+	// GuestKernel says that each sandbox has a Linux kernel of its own, in a virtual
+	// machine, in which system calls are not filtered unless its host is configured
+	// so.
+	GuestKernel bool
+
 	// InProcess says that sandboxes die with this process, so that the death
 	// of the gateway can only be played by a new Driver. True for doubles.
 	InProcess bool
@@ -102,6 +107,7 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 		{name: "OpenFilesAndSharedMemoryAreLimited", test: testFineLimits, skip: !h.Python},
 		{name: "CellLeavesDaemonsBehind", test: testDaemons, skip: !h.Python},
 		{name: "CellSearchesForTheAgentToken", test: testTokenSearch, skip: !h.Python},
+		{name: "CellTriesToGetOut", test: testAttempts, skip: !h.Python},
 		{name: "CellReachesWhatItsPolicyNames", test: testNetwork, skip: !h.Python || h.Outside == nil},
 		{name: "SecretReachesItsHostOnly", test: testSecret, skip: !h.Python || h.Outside == nil},
 	} {
