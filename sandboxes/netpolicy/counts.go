@@ -26,6 +26,31 @@ func (f *filter) present(conn *nftables.Conn) ([]*table, error) {
 	return found, nil
 }
 
+// whole reports whether all is there that was made last.
+func (f *filter) whole(conn *nftables.Conn) (bool, error) {
+	there, err := f.present(conn)
+	if err != nil || len(there) < len(f.made) {
+		return false, err
+	}
+	for _, t := range f.made {
+		for chain, count := range t.rules {
+			rules, err := conn.GetRules(t.Table, &nftables.Chain{Name: chain})
+			if err != nil {
+				return false, fmt.Errorf("cannot list the rules of the packet filter: %w", err)
+			}
+			for _, r := range rules {
+				if bytes.Equal(r.UserData, mark) {
+					count--
+				}
+			}
+			if count > 0 {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
 // each calls do with the elements of every set. Without tables there are none.
 func (f *filter) each(conn *nftables.Conn, do func(*nftables.Set, []nftables.SetElement) error) error {
 	there, err := f.present(conn)

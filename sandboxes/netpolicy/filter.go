@@ -28,6 +28,7 @@ type filter struct {
 	// guarded by mu
 	conn     *nftables.Conn  // nil when there is none
 	admitted map[number]bool // the slots that may send and receive
+	made     []*table        // as they were made last
 }
 
 func newFilter(p plan, host netns.NsHandle) *filter {
@@ -106,6 +107,7 @@ func (f *filter) make(conn *nftables.Conn) error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot make the packet filter's table %s: %w", f.plan.Name, err)
 	}
+	f.made = []*table{ip, arp}
 	return nil
 }
 
@@ -186,11 +188,12 @@ func (f *filter) dismiss(slots ...number) error {
 	return nil
 }
 
-// restore installs the tables again if one is missing, and reports whether it did.
+// restore installs the tables again if one of them, or of their rules, is
+// missing, and reports whether it did.
 func (f *filter) restore() (restored bool, err error) {
 	err = f.with(func(conn *nftables.Conn) error {
-		there, err := f.present(conn)
-		if err != nil || len(there) == 2 {
+		whole, err := f.whole(conn)
+		if err != nil || whole {
 			return err
 		}
 		restored = true

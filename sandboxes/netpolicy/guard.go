@@ -22,13 +22,15 @@ func (f *filter) watch() (*mdnetlink.Conn, error) {
 	return nil, fmt.Errorf("cannot watch the packet filter: %w", err)
 }
 
-// guard makes the tables again when somebody removes them, as administrators do
-// who load their own rules after "flush ruleset". Meanwhile links do not forward,
-// but the host's own ports are open to sandboxes: so it is done at once.
+// guard makes the tables again when somebody removes them or rules of theirs, as
+// administrators do who load their own rules after "flush ruleset". Meanwhile
+// links do not forward, but the host's own ports are open to sandboxes: so it is
+// done at once.
 func (n *Network) guard(ctx context.Context, changes *mdnetlink.Conn) {
+	var seen removals
 	for ctx.Err() == nil {
 		messages, err := changes.Receive()
-		if err == nil && !removesTable(messages) {
+		if err == nil && !seen.complete(messages) {
 			continue
 		}
 		// Also after an error, which means that something was not told.
@@ -53,11 +55,23 @@ func (n *Network) guard(ctx context.Context, changes *mdnetlink.Conn) {
 	}
 }
 
-func removesTable(messages []mdnetlink.Message) bool {
+// removals remembers whether something was removed, until the end of the
+// transaction: each of its changes is told by a message.
+type removals bool
+
+// complete reports whether a transaction has ended that removed something.
+func (r *removals) complete(messages []mdnetlink.Message) (ended bool) {
 	for _, m := range messages {
-		if m.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE {
-			return true
+		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES {
+			continue
+		}
+		switch m.Header.Type & 0xff {
+		case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE:
+			*r = true
+		case unix.NFT_MSG_NEWGEN:
+			ended = ended || bool(*r)
+			*r = false
 		}
 	}
-	return false
+	return ended
 }

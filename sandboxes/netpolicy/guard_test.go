@@ -2,6 +2,7 @@ package netpolicy
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -51,6 +52,71 @@ func TestRulesComeBackWhenTheyAreFlushed(t *testing.T) {
 	if err := agentAnswers(s.Network, late); err != nil {
 		t.Errorf("the agent of a new slot cannot be reached: %v", err)
 	}
+}
+
+// "nft flush table" leaves the table, and "nft delete rule" all the others.
+func TestRulesComeBackWhenOnlyTheyAreRemoved(t *testing.T) {
+	host := newHost(t)
+	said := make(chan string, 100)
+	n := openOn(t, host, Options{Log: slog.New(slog.NewTextHandler(lines(said), nil))})
+	s := acquire(t, n, "a")
+	conn, err := nftables.New(nftables.WithNetNSFd(int(host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip, arp := n.filter.tables()
+	from := &nftables.Chain{Name: "from sandboxes", Table: ip.Table}
+	for name, remove := range map[string]func() error{
+		"all rules for IP":  func() error { conn.FlushTable(ip.Table); return nil },
+		"all rules for ARP": func() error { conn.FlushTable(arp.Table); return nil },
+		"a chain's rules":   func() error { conn.FlushChain(from); return nil },
+		"one rule": func() error {
+			rules, err := conn.GetRules(ip.Table, from)
+			return errors.Join(err, conn.DelRule(rules[len(rules)-1]))
+		},
+		"one rule, with another in its place": func() error {
+			rules, err := conn.GetRules(ip.Table, from)
+			conn.AddRule(&nftables.Rule{Table: ip.Table, Chain: from, Exprs: accept()})
+			return errors.Join(err, conn.DelRule(rules[0]))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := errors.Join(remove(), conn.Flush()); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case line := <-said:
+				if !strings.Contains(line, "they are back") {
+					t.Errorf("the log says %q", line)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("nobody noticed")
+			}
+			if err := n.in(s, func() error { return reachable(s.Gateway, 22) }); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("a port of the host: %v", err)
+			}
+			if usage(t, n, "a").Denied[ReasonDestination] == 0 {
+				t.Error("not our rules have refused it")
+			}
+			if err := agentAnswers(n, s); err != nil {
+				t.Errorf("the agent cannot be reached: %v", err)
+			}
+		})
+	}
+	// What was made again is not taken for removed.
+	select {
+	case line := <-said:
+		t.Errorf("the log says more: %q", line)
+	default:
+	}
+}
+
+// lines passes on what is written, a line at a time.
+type lines chan string
+
+func (l lines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
 }
 
 // The self-test is one that can fail: here rules of ours have lost their effect.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +72,8 @@ var (
 // keeps apart. Every set's keys begin with the name of a slot's link.
 type table struct {
 	*nftables.Table
-	sets []*nftables.Set
+	sets  []*nftables.Set
+	rules map[string]int // how many a batch has written, by the name of their chain
 
 	senders   *nftables.Set // who may send
 	receivers *nftables.Set // to whom the host may send; IP only
@@ -99,7 +101,7 @@ func (t *table) rated(name string, of nftables.SetDatatype, concatenated bool) *
 }
 
 func newTable(name string, family nftables.TableFamily) *table {
-	t := &table{Table: &nftables.Table{Name: name, Family: family}}
+	t := &table{Table: &nftables.Table{Name: name, Family: family}, rules: map[string]int{}}
 	if family == nftables.TableFamilyARP {
 		t.senders = t.set("senders", arpType, true)
 	} else {
@@ -136,8 +138,12 @@ func (b batch) rule(c *nftables.Chain, parts ...part) {
 	for _, p := range parts {
 		all = append(all, p...)
 	}
-	b.conn.AddRule(&nftables.Rule{Table: b.table.Table, Chain: c, Exprs: all})
+	b.conn.AddRule(&nftables.Rule{Table: b.table.Table, Chain: c, Exprs: all, UserData: mark})
+	b.table.rules[c.Name]++
 }
+
+// mark is the comment that tells our rules from what others put among them.
+var mark = userdata.AppendString(nil, userdata.TypeComment, "kernelgw")
 
 // deny makes a chain that counts, reports and ends packets, and returns the way
 // to it. With answer, TCP is reset and the rest told that it is prohibited. name
