@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -267,16 +271,8 @@ func TestWhatAKilledGatewayLetsGoOfLateIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var name *os.File
-	err = inside(host, func() error {
-		listener, err := net.Listen("unix", "@kernelgw/netpolicy/kgw")
-		if err == nil {
-			name, err = listener.(*net.UnixListener).File()
-			err = errors.Join(err, listener.Close())
-		}
-		return err
-	})
-	if err != nil {
+	name := lockFile(t, host, "kgw")
+	if err := unix.Flock(int(name.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	for _, late := range []*os.File{lock, name} {
@@ -291,6 +287,76 @@ func TestWhatAKilledGatewayLetsGoOfLateIsWaitedFor(t *testing.T) {
 		}
 	}
 	openOn(t, host, Options{StateDir: dir})
+}
+
+// lockFile opens the file by which a name is locked on a host.
+func lockFile(t *testing.T, host netns.NsHandle, name string) *os.File {
+	t.Helper()
+	if err := makeRuntimeDir(); err != nil {
+		t.Fatal(err)
+	}
+	var namespace unix.Stat_t
+	if err := unix.Fstat(int(host), &namespace); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(runtimeDir, fmt.Sprintf("network-%s-%d", name, namespace.Ino)), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+// A user who could have a network's name would keep the gateway from starting.
+func TestOtherUsersCannotTakeANetworksName(t *testing.T) {
+	host := newHost(t)
+	n := openOn(t, host, Options{})
+	file := lockFile(t, host, "kgw").Name()
+	for _, script := range []string{"exec 9<" + file, "exec 9>>" + file, "exec 9>" + file + "2", "mkdir " + file + "3", "mv " + runtimeDir + " /run/elsewhere"} {
+		cmd := exec.Command("sh", "-c", script)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if said, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(said), "denied") {
+			t.Errorf("%s: %v: %s", script, err, said)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the lock is left behind: %v", err)
+	}
+	if err := os.Chmod(runtimeDir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(runtimeDir, 0o700)
+	if lock, err := lockName(host, "kgw"); err == nil {
+		_ = lock.Close()
+		t.Error("a directory in which all can write was taken")
+	}
+}
+
+// Of many who want a name one has it at a time, and the file of each is removed.
+func TestANameIsOneNetworksAtATime(t *testing.T) {
+	host := newHost(t)
+	var had atomic.Int32
+	var work sync.WaitGroup
+	for range 4 {
+		work.Go(func() {
+			for range 50 {
+				lock, err := lockName(host, "one")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if had.Add(1) > 1 {
+					t.Error("two have the name")
+				}
+				had.Add(-1)
+				_ = lock.Close()
+			}
+		})
+	}
+	work.Wait()
 }
 
 // inHost talks to the kernel about links of a host whose Network is closed.

@@ -126,10 +126,9 @@ func (n *Network) claim() (err error) {
 	if err := n.identify(); err != nil {
 		return err
 	}
-	// An abstract socket belongs to the network namespace, and goes with the process.
-	name, err := n.listen("unix", "@kernelgw/netpolicy/"+n.identity.Name)
+	name, err := lockName(n.host, n.identity.Name)
 	if err != nil {
-		return fmt.Errorf("another process has the network name %s, choose another one: %w", n.identity.Name, err)
+		return err
 	}
 	n.held = append(n.held, name)
 	return nil
@@ -179,10 +178,10 @@ func (n *Network) identify() error {
 }
 
 // listen listens on the host. It waits a little for an address that is in use.
-func (n *Network) listen(network, address string) (listener net.Listener, err error) {
+func (n *Network) listen(address string) (listener net.Listener, err error) {
 	err = inside(n.host, func() error {
 		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-			listener, err = net.Listen(network, address)
+			listener, err = net.Listen("tcp4", address)
 			if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
 				return err
 			}
@@ -239,7 +238,7 @@ func (n *Network) start() (err error) {
 		return err
 	}
 	n.held = append(n.held, changes)
-	listener, err := n.listen("tcp4", netip.AddrPortFrom(p.proxy(), ProxyPort).String())
+	listener, err := n.listen(netip.AddrPortFrom(p.proxy(), ProxyPort).String())
 	if err != nil {
 		return fmt.Errorf("cannot listen for the egress proxy: %w", err)
 	}
