@@ -145,6 +145,18 @@ func openNetwork(c *Config, kept *secrets.Secrets, log *slog.Logger) (*network, 
 	return n, nil
 }
 
+// endNetwork removes what is left of a network that sandboxes of an earlier run
+// had, where they are to have none now, and ends those that still have it.
+func endNetwork(ctx context.Context, c *Config, driver sandboxes.Driver, log *slog.Logger) error {
+	if c.Network != "none" || c.Driver == "process" || os.Geteuid() != 0 {
+		return nil
+	}
+	return netpolicy.End(netpolicy.Options{StateDir: filepath.Join(c.DataDir, "network")}, func(id string) error {
+		log.Warn("a sandbox of an earlier run has a network, and is to have none: it is ended", "sandbox", id)
+		return driver.Destroy(ctx, id)
+	})
+}
+
 func (n *network) open(c *Config, log *slog.Logger) error {
 	subnet, err := netip.ParsePrefix(c.NetworkSubnet)
 	if err != nil {

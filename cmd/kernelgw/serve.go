@@ -113,6 +113,9 @@ func (c *ServeCmd) Run(env *environment) error {
 		return err
 	}
 	defer driver.Close()
+	if err := endNetwork(ctx, &c.Config, driver, log); err != nil {
+		return err
+	}
 
 	resources := sandboxes.Resources{
 		CPUs: c.CPUs, MemoryBytes: int64(c.Memory), Processes: c.Processes, DiskBytes: int64(c.Disk),

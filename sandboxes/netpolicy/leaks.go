@@ -41,28 +41,14 @@ func examine(o Options, repair bool) ([]Leak, error) {
 
 // examineOn closes host in the end.
 func examineOn(o Options, host netns.NsHandle, repair bool) (leaks []Leak, err error) {
-	n := &Network{
-		host: host, step: func(string) {}, log: slog.New(slog.DiscardHandler),
-		slots: map[string]*slot{}, taken: map[number]bool{},
-		held: []io.Closer{closer(func() { _ = host.Close() })},
-	}
+	n := former(host)
 	defer n.letGo()
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cannot look for what is left of sandboxes' networks: %w", err)
 		}
 	}()
-	if _, err := os.Stat(o.StateDir); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if n.state, err = openState(o.StateDir); err != nil {
-		return nil, err
-	}
-	var known bool
-	if n.identity, known, err = n.state.identity(); err != nil || !known {
-		return nil, err
-	}
-	if err := n.connect(); err != nil {
+	if known, err := n.recognise(o.StateDir); err != nil || !known {
 		return nil, err
 	}
 	lock, err := n.state.lock()
@@ -75,6 +61,30 @@ func examineOn(o Options, host netns.NsHandle, repair bool) (leaks []Leak, err e
 	}
 	n.held = append(n.held, lock)
 	return n.remains(repair)
+}
+
+// former is a Network that is not open, only looked at. It closes host in the end.
+func former(host netns.NsHandle) *Network {
+	return &Network{
+		host: host, step: func(string) {}, log: slog.New(slog.DiscardHandler),
+		slots: map[string]*slot{}, taken: map[number]bool{},
+		held: []io.Closer{closer(func() { _ = host.Close() })},
+	}
+}
+
+// recognise finds out what the network of a state directory is called. It
+// reports false when there never was one.
+func (n *Network) recognise(dir string) (known bool, err error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if n.state, err = openState(dir); err != nil {
+		return false, err
+	}
+	if n.identity, known, err = n.state.identity(); err != nil || !known {
+		return false, err
+	}
+	return true, n.connect()
 }
 
 // strays finds what a gateway that runs does not know of: it has no record.
