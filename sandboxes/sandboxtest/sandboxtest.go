@@ -55,6 +55,10 @@ type Harness struct {
 	// Zero means 60 s.
 	StartTimeout time.Duration
 
+	// Elsewhere names the parts of the contract that ask nothing of what this
+	// set-up of the driver has of its own, and to which another test holds it.
+	Elsewhere []string
+
 	// Patience multiplies all other waits, for hosts that take their time, as
 	// virtual machines under emulation do. Zero means 1.
 	Patience int
@@ -74,6 +78,10 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 	h.Patience = max(h.Patience, 1)
 	if order := os.Getenv(childEnv); order != "" {
 		h.obey(t, order) // does not return
+	}
+	elsewhere := map[string]bool{}
+	for _, name := range h.Elsewhere {
+		elsewhere[name] = true
 	}
 	for _, c := range []struct {
 		name string
@@ -111,10 +119,14 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 		{name: "CellReachesWhatItsPolicyNames", test: testNetwork, skip: !h.Python || h.Outside == nil},
 		{name: "SecretReachesItsHostOnly", test: testSecret, skip: !h.Python || h.Outside == nil},
 	} {
-		if c.skip {
+		if c.skip || elsewhere[c.name] {
+			delete(elsewhere, c.name)
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) { c.test(newBench(t, h)) })
+	}
+	for name := range elsewhere {
+		t.Errorf("the contract has no part %q to be tried elsewhere", name)
 	}
 }
 
