@@ -21,7 +21,7 @@ import (
 // TestContractRuncDebian and the others hold the driver, with the real agent in
 // the default image, to the contract of sandboxes.Driver.
 func TestContractRuncDebian(t *testing.T) {
-	contract(t, backend{runtime: "runc", daemon: debian().start(t)})
+	contract(t, backend{runtime: "runc", daemon: debian().start(t)}, ofNeitherDaemonNorShim...)
 }
 
 func TestContractRuncV2(t *testing.T) {
@@ -31,11 +31,11 @@ func TestContractRuncV2(t *testing.T) {
 // TestContractKataGoFake and TestContractKataRustFake run with a shim that does
 // what Kata's two shims do differently (tools/containerd/fakekata).
 func TestContractKataGoFake(t *testing.T) {
-	contract(t, backend{kata: true, runtime: fakeKata(t, "go"), daemon: v2().start(t)})
+	contract(t, backend{kata: true, runtime: fakeKata(t, "go"), daemon: v2().start(t)}, ofNeitherDaemonNorShim...)
 }
 
 func TestContractKataRustFake(t *testing.T) {
-	contract(t, backend{kata: true, runtime: fakeKata(t, "rs"), daemon: v2().start(t)})
+	contract(t, backend{kata: true, runtime: fakeKata(t, "rs"), daemon: v2().start(t)}, ofNeitherDaemonNorShim...)
 }
 
 // TestContractKata runs with the Kata of this host; see make conformance-kata.
@@ -43,13 +43,28 @@ func TestContractKata(t *testing.T) {
 	contract(t, realKata(t))
 }
 
+// ofNeitherDaemonNorShim are the parts of the contract that ask nothing of
+// containerd or of its shims, and are the same code and kernel in all of these
+// tests: TestContractRuncV2 has them, and TestContractKata.
+var ofNeitherDaemonNorShim = []string{
+	"NameAndCapabilitiesAreStable",
+	"KernelspecsAreReadable",
+	"UnknownImageIsNotFound",
+	"InvalidIDsAreRefused",
+	"UnknownSandbox",
+	"CellSearchesForTheAgentToken",
+	"CellReachesWhatItsPolicyNames",
+	"SecretReachesItsHostOnly",
+}
+
 // contract runs the suite with the network that production has.
-func contract(t *testing.T, b backend) {
+func contract(t *testing.T, b backend, elsewhere ...string) {
 	admin := b.daemon.client(t)
 	sandboxtest.Run(t, func(t *testing.T) sandboxtest.Harness {
 		outside := sandboxtest.NewOutside(t)
 		return sandboxtest.Harness{
 			Python: true, GuestKernel: b.kata, Patience: b.slow, StartTimeout: b.patience(time.Minute), Outside: outside,
+			Elsewhere: elsewhere,
 			New: func(t *testing.T, stateDir string) sandboxes.Driver {
 				return openNetworked(t, b, stateDir, outside)
 			},

@@ -104,7 +104,7 @@ func TestContainerdKilledIsNoEndOfASandbox(t *testing.T) {
 		select {
 		case r := <-ended:
 			t.Errorf("the death of containerd ended a Wait: %+v, %v", r.exit, r.err)
-		case <-time.After(2 * time.Second):
+		case <-time.After(time.Second): // twice as long as Wait ever rests
 		}
 		if list, err := d.List(t.Context()); err != nil || len(list) != 1 {
 			t.Errorf("without containerd List gives %v, %v", list, err)
@@ -175,7 +175,7 @@ func TestManySandboxesLeaveNothing(t *testing.T) {
 		}
 		run()
 		before := holdings(t, b)
-		n := 10
+		n := 5
 		if os.Getenv("KERNELGW_TEST_LONG") != "" || b.real {
 			n = 30
 		}
@@ -227,6 +227,9 @@ func holdings(t *testing.T, b backend) held {
 
 func TestImagesNoLongerKeptAreCollected(t *testing.T) {
 	forEach(t, func(t *testing.T, b backend) {
+		if b.kata && !b.real {
+			t.Skip("no shim sees images: tried with runc")
+		}
 		d, o := b.tiny(t)
 		old := o.Images.(*tinyImage)
 		sb := b.make(t, d, "wait")
