@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"kernelgw/sandboxes/netpolicy/egress"
 )
 
 // adopt takes over the slots of sandboxes that are whole and removes all else.
@@ -31,7 +33,7 @@ func (n *Network) adopt() error {
 			continue
 		}
 		index := link.Attrs().Index
-		n.slots[r.ID] = &slot{id: r.ID, number: number, index: index, policy: r.Policy, earlier: counted[number]}
+		n.slots[r.ID] = &slot{id: r.ID, number: number, index: index, policy: r.Policy, earlier: counted[number], trusted: n.trustedBy(r)}
 		n.byIndex[index] = r.ID
 		n.taken[number] = true
 	}
@@ -46,8 +48,23 @@ func (n *Network) adopt() error {
 		if err := n.proxy.Admit(n.identity.address(s.number), s.id, s.policy); err != nil {
 			return err
 		}
+		n.proxy.Trusts(n.identity.address(s.number), s.trusted)
 	}
 	return nil
+}
+
+// trustedBy returns the authority that a sandbox of an earlier process trusts.
+func (n *Network) trustedBy(r record) *egress.Authority {
+	present := n.options.Egress.Authority
+	if present == nil || r.Authority == "" {
+		return present
+	}
+	trusted := present.Named(r.Authority)
+	if trusted == nil {
+		n.log.Warn("a sandbox trusts an egress authority that is gone: it cannot reach hosts that it has secrets for", "sandbox", r.ID)
+		return present
+	}
+	return trusted
 }
 
 // sweep removes all slots that are no sandbox's.

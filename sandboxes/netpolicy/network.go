@@ -66,6 +66,7 @@ type slot struct {
 	number  number // 0 while there is none, and when all is gone
 	index   int    // of the link
 	policy  sandboxes.NetworkPolicy
+	trusted *egress.Authority // nil when there is none
 	ending  bool              // is not given any more, only removed
 	earlier map[Reason]uint64 // counted before the rules were made anew
 }

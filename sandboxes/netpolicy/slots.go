@@ -30,7 +30,7 @@ func (n *Network) Acquire(ctx context.Context, id string, policy sandboxes.Netwo
 		return Slot{}, err
 	}
 	defer leave()
-	s := &slot{id: id, policy: policy}
+	s := &slot{id: id, policy: policy, trusted: n.options.Egress.Authority}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n.mu.Lock()
@@ -73,7 +73,7 @@ func (n *Network) give(ctx context.Context, s *slot) (err error) {
 		return err
 	}
 	n.step("record the sandbox")
-	return n.state.write(s.number, record{ID: s.id, Policy: s.policy})
+	return n.state.write(s.number, s.record())
 }
 
 // Release removes a sandbox's slot with all that belongs to it. Nothing in the
@@ -146,7 +146,9 @@ func (n *Network) SetPolicy(_ context.Context, id string, policy sandboxes.Netwo
 	if s.number == 0 || s.ending {
 		return fmt.Errorf("cannot change the network policy of sandbox %s: %w", id, sandboxes.ErrNotFound)
 	}
-	if err := n.state.write(s.number, record{ID: id, Policy: policy}); err != nil {
+	changed := s.record()
+	changed.Policy = policy
+	if err := n.state.write(s.number, changed); err != nil {
 		return fmt.Errorf("cannot change the network policy of sandbox %s: %w", id, err)
 	}
 	s.policy = policy
@@ -217,14 +219,23 @@ func (n *Network) describe(s *slot) Slot {
 	return Slot{
 		ID: s.id, Namespace: n.state.pin(s.number),
 		Address: n.identity.address(s.number), Gateway: n.identity.gateway(s.number),
-		Env: n.identity.env(s.policy), Authority: n.certificate(),
+		Env: n.identity.env(s.policy), Authority: s.certificate(),
 	}
 }
 
-// certificate returns what sandboxes must trust, as PEM.
-func (n *Network) certificate() []byte {
-	if n.options.Egress.Authority == nil {
+// record is what is kept of the slot. s.mu is held.
+func (s *slot) record() record {
+	r := record{ID: s.id, Policy: s.policy}
+	if s.trusted != nil {
+		r.Authority = s.trusted.Name()
+	}
+	return r
+}
+
+// certificate returns what the sandbox must trust, as PEM. s.mu is held.
+func (s *slot) certificate() []byte {
+	if s.trusted == nil {
 		return nil
 	}
-	return n.options.Egress.Authority.PEM()
+	return s.trusted.PEM()
 }

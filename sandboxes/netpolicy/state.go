@@ -38,6 +38,10 @@ type identity struct {
 type record struct {
 	ID     string                  `json:"id,omitempty"`
 	Policy sandboxes.NetworkPolicy `json:"policy,omitzero"`
+
+	// Authority is the name of the egress authority that the sandbox was told to
+	// trust. "" is the present one, or none.
+	Authority string `json:"authority,omitempty"`
 }
 
 func openState(dir string) (state, error) {

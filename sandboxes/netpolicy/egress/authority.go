@@ -9,21 +9,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math/big"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
 
 const (
-	authorityFile = "authority.pem"
 	authorityLife = 5 * 365 * 24 * time.Hour
-	authorityLeft = 90 * 24 * time.Hour // when less is left, a new one is made
 	leafLife      = 7 * 24 * time.Hour
 	maxLeaves     = 512
 )
@@ -36,6 +30,7 @@ type Authority struct {
 	key         *ecdsa.PrivateKey
 	pem         []byte
 	leafKey     *ecdsa.PrivateKey // of all leaves; never stored
+	earlier     []*Authority      // which this one has replaced, and clients may still trust
 
 	mu     sync.Mutex
 	leaves map[string]*tls.Certificate
@@ -84,73 +79,21 @@ func newAuthority(der []byte, key *ecdsa.PrivateKey) (*Authority, error) {
 	}, nil
 }
 
-// OpenAuthority returns the authority that is kept in a directory. It makes
-// one, and the directory, when there is none or less than 90 days of it are
-// left. The file is readable by its owner only, and refused when it is readable
-// by others.
-func OpenAuthority(dir string) (*Authority, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot keep the egress authority: %w", err)
-	}
-	file := filepath.Join(dir, authorityFile)
-	a, err := loadAuthority(file)
-	if err == nil && time.Until(a.certificate.NotAfter) > authorityLeft {
-		return a, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot open the egress authority: %w", err)
-	}
-	if a, err = NewAuthority(); err != nil {
-		return nil, err
-	}
-	if err := a.store(file); err != nil {
-		return nil, fmt.Errorf("cannot keep the egress authority: %w", err)
-	}
-	return a, nil
-}
+// Name tells authorities apart.
+func (a *Authority) Name() string { return a.certificate.SerialNumber.Text(36) }
 
-func loadAuthority(file string) (*Authority, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, err
+// Named returns this authority or the one of those before it that has a name;
+// nil when there is none.
+func (a *Authority) Named(name string) *Authority {
+	if name == a.Name() {
+		return a
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is readable by others: chmod 600 it, or remove it to have a new one", file)
+	for _, before := range a.earlier {
+		if name == before.Name() {
+			return before
+		}
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.X509KeyPair(text, text)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", file, err)
-	}
-	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
-	if !ok || !pair.Leaf.IsCA {
-		return nil, fmt.Errorf("%s is not an authority of ours", file)
-	}
-	return newAuthority(pair.Certificate[0], key)
-}
-
-// store writes certificate and key so that the file is there whole or not at
-// all.
-func (a *Authority) store(file string) error {
-	key, err := x509.MarshalPKCS8PrivateKey(a.key)
-	if err != nil {
-		return err
-	}
-	temporary, err := os.CreateTemp(filepath.Dir(file), ".authority-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name())
-	text := append(bytes.Clone(a.pem), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
-	_, err = temporary.Write(text)
-	err = errors.Join(err, temporary.Sync(), temporary.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(temporary.Name(), file)
+	return nil
 }
 
 // PEM returns the authority's certificate, for the trust store of clients.

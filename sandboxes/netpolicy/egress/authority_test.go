@@ -78,7 +78,43 @@ func TestAuthorityIsRenewedInTime(t *testing.T) {
 	}
 	renewed, err := OpenAuthority(dir)
 	if err != nil || bytes.Equal(renewed.PEM(), old.PEM()) {
-		t.Errorf("not renewed: %v", err)
+		t.Fatalf("not renewed: %v", err)
+	}
+	// The old one is still there for those who trust it, also for the next process.
+	again, err := OpenAuthority(dir)
+	if err != nil || !bytes.Equal(again.PEM(), renewed.PEM()) {
+		t.Fatalf("renewed twice: %v", err)
+	}
+	for _, a := range []*Authority{renewed, again} {
+		before := a.Named(old.Name())
+		if before == nil || !bytes.Equal(before.PEM(), old.PEM()) || a.Named(a.Name()) != a || a.Named("nobody") != nil {
+			t.Fatal("the old one is not kept")
+		}
+		leaf, err := before.leaf("api.example.org")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: poolOf(old), DNSName: "api.example.org"}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAuthoritiesThatHaveExpiredAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	old, err := makeAuthority(-time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.store(filepath.Join(dir, authorityFile)); err != nil {
+		t.Fatal(err)
+	}
+	a, err := OpenAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 || a.Named(old.Name()) != nil {
+		t.Errorf("%v, %v", files, err)
 	}
 }
 

@@ -22,6 +22,7 @@ type client struct {
 	saying          *rate.Limiter // of denials
 
 	rules                          atomic.Pointer[rules]
+	authority                      atomic.Pointer[Authority] // that it trusts; nil when there is none
 	up, down, connections, denials atomic.Uint64
 	unsaid                         atomic.Uint64
 

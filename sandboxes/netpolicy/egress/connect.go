@@ -118,7 +118,7 @@ func (s *server) intercept(in *inbound, hello []byte, t target) {
 		NextProtos:             []string{"h2", "http/1.1"},
 		SessionTicketsDisabled: true,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return s.proxy.options.Authority.leaf(t.host)
+			return in.client.authority.Load().leaf(t.host)
 		},
 	}
 	if !s.handed.hand(tls.Server(conn, config)) {

@@ -144,6 +144,14 @@ func (p *Proxy) Admit(addr netip.Addr, client string, policy sandboxes.NetworkPo
 	return nil
 }
 
+// Trusts says whom a client trusts that was told of another authority than
+// Options.Authority. It changes nothing for connections that are open.
+func (p *Proxy) Trusts(addr netip.Addr, a *Authority) {
+	if c := p.lookup(addr.Unmap()); c != nil {
+		c.authority.Store(a)
+	}
+}
+
 // Dismiss forgets a client and cuts its connections. Dismissing nobody is no
 // error.
 func (p *Proxy) Dismiss(addr netip.Addr) {
@@ -174,6 +182,7 @@ func (p *Proxy) lookup(addr netip.Addr) *client {
 func (p *Proxy) newClient(name string, r *rules) *client {
 	c := &client{name: name, saying: newSaying(), links: map[*link]struct{}{}}
 	c.rules.Store(r)
+	c.authority.Store(p.options.Authority)
 	dial := func(ctx context.Context, _, address string) (net.Conn, error) {
 		t, err := parseTarget(address, 0)
 		if err != nil {
