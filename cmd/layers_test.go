@@ -51,6 +51,7 @@ var layers = []layer{
 		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
+	{packages: "sandboxes/statedir", ours: []string{"sandboxes"}, why: "what a driver keeps on disk does not depend on what it makes"},
 	{packages: "sandboxes/hostproc", why: "processes of the host are nobody's in particular"},
 	{packages: "sandboxes/image/trust", ours: []string{"sandboxes/image"}, tests: []string{"sandboxes", "sandboxes/image"}, why: "whether a signature counts does not depend on where images are kept"},
 	{packages: "sandboxes/image", ours: []string{"sandboxes", "jupyter/kernelspec"}, tests: []string{"..."}, why: "images are made and read without a driver"},
@@ -105,7 +106,7 @@ var layers = []layer{
 func driver(name string) layer {
 	return layer{
 		packages: name,
-		ours:     []string{"sandboxes", "sandboxes/agentapi", "sandboxes/hostproc", "sandboxes/image", "sandboxes/netpolicy", "jupyter/kernelspec"},
+		ours:     []string{"sandboxes", "sandboxes/agentapi", "sandboxes/hostproc", "sandboxes/image", "sandboxes/netpolicy", "sandboxes/statedir", "jupyter/kernelspec"},
 		tests:    []string{"..."},
 		why:      "a driver knows the contract, images and kernelspecs, and no other driver and nothing of the gateway",
 	}

@@ -28,7 +28,7 @@ const layerAnnotation = "dev.gvisor.tar.rootfs.upper"
 
 // bundle describes the sandbox as the OCI runtime specification does.
 func (d *Driver) bundle(id string, root Rootfs, limits sandboxes.Resources, c connection) specs.Spec {
-	dir := d.dir(id)
+	dir := d.state.Path(id)
 	// What the agent needs to run a kernel as another user, and no more.
 	caps := []string{"CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETPCAP"}
 	tasks, files := taskLimit(limits), uint64(limits.OpenFiles)
@@ -150,7 +150,7 @@ func environment(root Rootfs, network []string) []string {
 
 // plan is what the sandbox's supervisor does.
 func (d *Driver) plan(id string, limits sandboxes.Resources, c connection) plan {
-	dir := d.dir(id)
+	dir := d.state.Path(id)
 	flags := append(commonFlags(d.rootless),
 		"--network="+c.flag,
 		"--root="+runscName, // relative: see files.go

@@ -6,16 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/statedir"
 )
 
 // Create implements sandboxes.Driver.
@@ -28,13 +26,7 @@ func (d *Driver) Create(ctx context.Context, spec sandboxes.Spec) (sandboxes.San
 }
 
 func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.Sandbox, error) {
-	if err := ctx.Err(); err != nil {
-		return sandboxes.Sandbox{}, err
-	}
-	if !sandboxes.ValidID(spec.ID) {
-		return sandboxes.Sandbox{}, fmt.Errorf("%w: the id is not made of lower-case letters, digits and hyphens", sandboxes.ErrInvalid)
-	}
-	limits, err := d.limits(spec.Resources)
+	limits, err := spec.Resources.Complete(d.opts.Defaults)
 	if err != nil {
 		return sandboxes.Sandbox{}, err
 	}
@@ -49,70 +41,22 @@ func (d *Driver) create(ctx context.Context, spec sandboxes.Spec) (sandboxes.San
 	if root.Dir, err = filepath.EvalSymlinks(root.Dir); err != nil {
 		return sandboxes.Sandbox{}, fmt.Errorf("image %q: %w", spec.Image, err)
 	}
-
-	dir := d.dir(spec.ID)
-	lock, err := d.reserve(ctx, dir)
-	if err != nil {
-		return sandboxes.Sandbox{}, err
-	}
-	defer lock.Close()
 	sb := sandboxes.Sandbox{Spec: spec, CreatedAt: time.Now().UTC(), Image: root.Digest}
-	c, err := d.connect(ctx, spec)
-	if err == nil {
+	err = d.state.Create(ctx, spec.ID, func() error {
+		c, err := d.connect(ctx, spec)
+		if err != nil {
+			return err
+		}
 		sb.Agent = c.endpoint
-		err = d.start(ctx, sb, root, limits, c)
-	}
-	if err != nil {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-		defer cancel()
-		return sandboxes.Sandbox{}, errors.Join(err, d.destroy(clean, spec.ID))
-	}
-	return sb, nil
-}
-
-// limits completes r from the defaults.
-func (d *Driver) limits(r sandboxes.Resources) (sandboxes.Resources, error) {
-	if r.CPUs < 0 || r.MemoryBytes < 0 || r.Processes < 0 || r.DiskBytes < 0 || r.ShmBytes < 0 || r.OpenFiles < 0 {
-		return r, fmt.Errorf("%w: a limit is negative", sandboxes.ErrInvalid)
-	}
-	r.CPUs = orDefault(r.CPUs, d.opts.Defaults.CPUs)
-	r.MemoryBytes = orDefault(r.MemoryBytes, d.opts.Defaults.MemoryBytes)
-	r.Processes = orDefault(r.Processes, d.opts.Defaults.Processes)
-	r.DiskBytes = orDefault(r.DiskBytes, d.opts.Defaults.DiskBytes)
-	r.ShmBytes = orDefault(r.ShmBytes, orDefault(d.opts.Defaults.ShmBytes, r.MemoryBytes/4))
-	r.OpenFiles = orDefault(r.OpenFiles, d.opts.Defaults.OpenFiles)
-	if r.MemoryBytes < minMemory {
-		return r, fmt.Errorf("%w: %s of memory; the least is %s", sandboxes.ErrInvalid, formatBytes(r.MemoryBytes), formatBytes(minMemory))
-	}
-	return r, nil
-}
-
-// minMemory is less than any kernel needs, but lets a sandbox start.
-const minMemory = 64 << 20
-
-// reserve makes the sandbox's directory and locks it.
-func (d *Driver) reserve(ctx context.Context, dir string) (*os.File, error) {
-	all, err := lockDir(ctx, d.opts.StateDir, unix.LOCK_SH)
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock the state directory: %w", err)
-	}
-	defer all.Close()
-	if err := os.Mkdir(dir, 0o700); errors.Is(err, fs.ErrExist) {
-		return nil, sandboxes.ErrExists
-	} else if err != nil {
-		return nil, err
-	}
-	lock, err := lockDir(ctx, dir, unix.LOCK_EX)
-	if err != nil {
-		_ = os.Remove(dir)
-	}
-	return lock, err
+		return d.start(ctx, sb, root, limits, c)
+	})
+	return sb, err
 }
 
 // start fills the directory and runs the sandbox. What it leaves behind when it
 // fails is destroyed by the caller.
 func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, limits sandboxes.Resources, c connection) error {
-	dir := d.dir(sb.Spec.ID)
+	dir := d.state.Path(sb.Spec.ID)
 	for _, name := range []string{bundleName, overlayName, runscName, runName} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			return err
@@ -131,10 +75,10 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 	if begins {
 		bundle.Annotations = map[string]string{layerAnnotation: filepath.Join(dir, layerName)}
 	}
-	if err := writeJSON(filepath.Join(dir, bundleName), "config.json", bundle); err != nil {
+	if err := statedir.Write(filepath.Join(dir, bundleName, "config.json"), bundle); err != nil {
 		return err
 	}
-	if err := writeJSON(dir, planName, d.plan(sb.Spec.ID, limits, c)); err != nil {
+	if err := statedir.Write(filepath.Join(dir, planName), d.plan(sb.Spec.ID, limits, c)); err != nil {
 		return err
 	}
 	lifeline, err := d.startSupervisor(ctx, sb.Spec.ID)
@@ -145,7 +89,7 @@ func (d *Driver) start(ctx context.Context, sb sandboxes.Sandbox, root Rootfs, l
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := writeJSON(dir, sandboxName, sb); err != nil {
+	if err := d.state.Put(sb); err != nil {
 		return err
 	}
 	if _, err := lifeline.Write([]byte{committed}); err != nil {
@@ -190,7 +134,7 @@ func (d *Driver) runSupervisor(ctx context.Context, id string, stdin *os.File) e
 	defer answers.Close()
 	defer stdout.Close()
 
-	cmd := exec.Command(d.opts.Supervisor, SupervisorCommand, d.dir(id))
+	cmd := exec.Command(d.opts.Supervisor, SupervisorCommand, d.state.Path(id))
 	cmd.Dir = "/"
 	// Nothing of the gateway's environment: it may hold secrets.
 	cmd.Env = []string{"PATH=" + safePath}

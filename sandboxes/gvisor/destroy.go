@@ -3,68 +3,46 @@ package gvisor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/statedir"
 )
+
+// removeDeadline is how long the removal of a sandbox may take that nobody waits
+// for.
+const removeDeadline = 20 * time.Second
 
 // Destroy implements sandboxes.Driver.
 func (d *Driver) Destroy(ctx context.Context, id string) error {
-	if err := ctx.Err(); err != nil {
+	if err := d.state.Destroy(ctx, id); err != nil {
 		return err
 	}
-	if !sandboxes.ValidID(id) {
-		return nil // never was one of ours
-	}
-	lock, err := lockDir(ctx, d.dir(id), unix.LOCK_EX)
-	if errors.Is(err, fs.ErrNotExist) {
-		d.reap(id)
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot destroy sandbox %s: %w", id, err)
-	}
-	defer lock.Close()
-	if err := d.destroy(ctx, id); err != nil {
-		return fmt.Errorf("cannot destroy sandbox %s: %w", id, err)
-	}
+	d.reap(id)
 	return nil
 }
 
-// destroy does so with the sandbox's directory locked. Each step may have been
-// done before.
-func (d *Driver) destroy(ctx context.Context, id string) error {
-	dir := d.dir(id)
-	if err := d.killAll(ctx, dir, id); err != nil {
+// remove removes all of a sandbox but its directory, which is locked. Each step
+// may have been done before.
+func (d *Driver) remove(ctx context.Context, id string) error {
+	if err := d.killAll(ctx, d.state.Path(id), id); err != nil {
 		return err
 	}
 	d.reap(id)
 	if err := d.groups.remove(cgroupName(id)); err != nil {
 		return err
 	}
-	if err := d.disconnect(ctx, id); err != nil {
-		return err
-	}
-	// First what makes it a sandbox, so that what a crash leaves of it is swept.
-	if err := os.Remove(filepath.Join(dir, sandboxName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.RemoveAll(dir)
+	return d.disconnect(ctx, id)
 }
 
 // killAll ends every process of a sandbox.
 func (d *Driver) killAll(ctx context.Context, dir, id string) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, removeDeadline)
 	defer cancel()
 	var procs processes
-	if err := readJSON(dir, processesName, &procs); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := statedir.Read(filepath.Join(dir, processesName), &procs); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		d.opts.Log.Warn("a sandbox's process records are unreadable", "sandbox", id, "error", err)
 	}
 	if procs.Sentry.PID != 0 {
@@ -130,38 +108,4 @@ func (d *Driver) reap(id string) {
 	if cmd != nil {
 		_ = cmd.Wait() // its end was recorded by itself
 	}
-}
-
-// sweep removes sandboxes that were never finished or not wholly destroyed.
-func (d *Driver) sweep() error {
-	// Nobody may be between making a directory and locking it.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	all, err := lockDir(ctx, d.opts.StateDir, unix.LOCK_EX)
-	if err != nil {
-		return fmt.Errorf("cannot lock the state directory: %w", err)
-	}
-	defer all.Close()
-	entries, err := os.ReadDir(d.opts.StateDir)
-	if err != nil {
-		return fmt.Errorf("cannot list sandboxes: %w", err)
-	}
-	busy, notNow := context.WithCancel(ctx)
-	notNow()
-	for _, e := range entries {
-		id := e.Name()
-		if !sandboxes.ValidID(id) || d.exists(id) {
-			continue
-		}
-		lock, err := lockDir(busy, d.dir(id), unix.LOCK_EX)
-		if err != nil {
-			continue // somebody is at it
-		}
-		d.opts.Log.Info("removing a sandbox that was not finished", "sandbox", id)
-		if err := d.destroy(ctx, id); err != nil {
-			d.opts.Log.Error("cannot remove a sandbox that was not finished", "sandbox", id, "error", err)
-		}
-		_ = lock.Close()
-	}
-	return d.sweepNetwork(ctx)
 }

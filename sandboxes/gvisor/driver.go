@@ -2,18 +2,17 @@ package gvisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/statedir"
 )
 
 // Name is the driver's name.
@@ -23,6 +22,7 @@ const Name = "gvisor"
 type Driver struct {
 	// set at construction
 	opts     Options
+	state    *statedir.Dir
 	rootless bool
 	groups   cgroups
 	limited  bool // control groups hold the sandboxes
@@ -41,8 +41,8 @@ func New(opts Options) (*Driver, error) {
 		return nil, errors.New("cannot use the gvisor driver without images and an agent")
 	}
 	// A comma ends a path in runsc's --overlay2.
-	if !filepath.IsAbs(opts.StateDir) || strings.Contains(opts.StateDir, ",") {
-		return nil, fmt.Errorf("cannot use state directory %q: it must be absolute and without commas", opts.StateDir)
+	if strings.Contains(opts.StateDir, ",") {
+		return nil, fmt.Errorf("cannot use state directory %q: it must be without commas", opts.StateDir)
 	}
 	var err error
 	if opts.Runsc, err = FindRunsc(opts.Runsc); err != nil {
@@ -61,18 +61,13 @@ func New(opts Options) (*Driver, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	opts.Defaults.MemoryBytes = orDefault(opts.Defaults.MemoryBytes, defaultMemory)
-	opts.Defaults.Processes = orDefault(opts.Defaults.Processes, defaultProcesses)
-	opts.Defaults.DiskBytes = orDefault(opts.Defaults.DiskBytes, defaultDisk)
-	opts.Defaults.OpenFiles = orDefault(opts.Defaults.OpenFiles, defaultOpenFiles)
-	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the state directory: %w", err)
-	}
-	if opts.StateDir, err = filepath.EvalSymlinks(opts.StateDir); err != nil {
-		return nil, fmt.Errorf("cannot use the state directory: %w", err)
-	}
+	opts.Defaults = opts.Defaults.Or(defaults)
 
 	d := &Driver{opts: opts, rootless: rootless(), supervisors: map[string]*exec.Cmd{}}
+	d.state, err = statedir.Open(opts.StateDir, statedir.Options{Remove: d.remove, Deadline: removeDeadline, Log: opts.Log})
+	if err != nil {
+		return nil, err
+	}
 	if d.rootless && opts.Network != nil {
 		return nil, errors.New("cannot give sandboxes a network: runsc runs rootless here")
 	}
@@ -86,17 +81,12 @@ func New(opts Options) (*Driver, error) {
 			d.limited = true
 		}
 	}
-	if err := d.sweep(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := d.state.Sweep(ctx); err != nil {
 		return nil, err
 	}
-	return d, nil
-}
-
-func orDefault[T int64 | float64](v, otherwise T) T {
-	if v == 0 {
-		return otherwise
-	}
-	return v
+	return d, d.sweepNetwork(ctx)
 }
 
 // Name implements sandboxes.Driver.
@@ -126,45 +116,17 @@ func (d *Driver) Kernelspecs(ctx context.Context, image string) (map[string]sand
 
 // List implements sandboxes.Driver.
 func (d *Driver) List(ctx context.Context) ([]sandboxes.Sandbox, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(d.opts.StateDir)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list sandboxes: %w", err)
-	}
-	var list []sandboxes.Sandbox
-	for _, e := range entries {
-		if !sandboxes.ValidID(e.Name()) {
-			continue
-		}
-		var sb sandboxes.Sandbox
-		switch err := readJSON(d.dir(e.Name()), sandboxName, &sb); {
-		case errors.Is(err, fs.ErrNotExist): // being created or destroyed
-		case errors.As(err, new(*json.SyntaxError)):
-			// Cut short when the host lost its power. Listed all the same, so that it can
-			// be destroyed.
-			list = append(list, sandboxes.Sandbox{Spec: sandboxes.Spec{ID: e.Name()}})
-		case err != nil:
-			return nil, fmt.Errorf("cannot list sandbox %s: %w", e.Name(), err)
-		default:
-			list = append(list, sb)
-		}
-	}
-	return list, nil
+	return d.state.List(ctx)
 }
 
 // Wait implements sandboxes.Driver.
 func (d *Driver) Wait(ctx context.Context, id string) (sandboxes.Exit, error) {
-	if !d.exists(id) {
+	if !d.state.Exists(id) {
 		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %q: %w", id, sandboxes.ErrNotFound)
 	}
-	exit, err := waitEnd(ctx, d.dir(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = sandboxes.ErrNotFound // destroyed meanwhile
-	}
+	exit, err := waitEnd(ctx, d.state.Path(id))
 	if err != nil {
-		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %s: %w", id, err)
+		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %s: %w", id, statedir.NotFound(err))
 	}
 	return exit, nil
 }
@@ -178,16 +140,6 @@ func (d *Driver) Close() error {
 		delete(d.supervisors, id)
 	}
 	return nil
-}
-
-func (d *Driver) dir(id string) string { return filepath.Join(d.opts.StateDir, id) }
-
-func (d *Driver) exists(id string) bool {
-	if !sandboxes.ValidID(id) {
-		return false
-	}
-	_, err := os.Stat(filepath.Join(d.dir(id), sandboxName))
-	return err == nil
 }
 
 func cgroupName(id string) string { return "kernelgw-" + id }

@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/statedir"
 )
 
 // Freeze implements sandboxes.Driver.
@@ -115,11 +116,11 @@ type control struct {
 
 // control runs a command of runsc's on a running sandbox.
 func (d *Driver) control(ctx context.Context, id string, to control, words ...string) error {
-	if !d.exists(id) {
+	if !d.state.Exists(id) {
 		return sandboxes.ErrNotFound
 	}
-	dir := d.dir(id)
-	if _, err := os.Stat(filepath.Join(dir, exitName)); err == nil {
+	dir := d.state.Path(id)
+	if _, err := statedir.ReadExit(dir); err == nil {
 		return fmt.Errorf("it has ended: %w", sandboxes.ErrNotFound)
 	}
 	args := append(commonFlags(d.rootless), "--root="+runscName)

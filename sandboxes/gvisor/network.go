@@ -2,12 +2,8 @@ package gvisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -29,7 +25,7 @@ func (d *Driver) connect(ctx context.Context, spec sandboxes.Spec) (connection, 
 		return connection{
 			flag:     "none",
 			listen:   "unix:" + AgentDir + "/" + socketName,
-			endpoint: sandboxes.Endpoint{Network: "unix", Address: filepath.Join(d.dir(spec.ID), runName, socketName)},
+			endpoint: sandboxes.Endpoint{Network: "unix", Address: d.state.Path(spec.ID, runName, socketName)},
 		}, nil
 	}
 	slot, err := d.opts.Network.Acquire(ctx, spec.ID, spec.Network)
@@ -74,8 +70,7 @@ func (d *Driver) sweepNetwork(ctx context.Context) error {
 		return nil
 	}
 	for _, slot := range d.opts.Network.List() {
-		_, err := os.Stat(d.dir(slot.ID))
-		if !errors.Is(err, fs.ErrNotExist) {
+		if d.state.Taken(slot.ID) {
 			continue
 		}
 		if err := d.disconnect(ctx, slot.ID); err != nil {
@@ -87,11 +82,15 @@ func (d *Driver) sweepNetwork(ctx context.Context) error {
 
 // SetNetworkPolicy implements sandboxes.Driver.
 func (d *Driver) SetNetworkPolicy(ctx context.Context, id string, policy sandboxes.NetworkPolicy) error {
-	switch {
-	case d.opts.Network == nil:
+	if d.opts.Network == nil {
 		return fmt.Errorf("%w: these sandboxes have no network", sandboxes.ErrInvalid)
-	case !d.exists(id):
-		return fmt.Errorf("cannot set the network policy of sandbox %q: %w", id, sandboxes.ErrNotFound)
 	}
-	return d.opts.Network.SetPolicy(ctx, id, policy)
+	err := d.state.Change(ctx, id, func(sb *sandboxes.Sandbox) error {
+		sb.Spec.Network = policy
+		return d.opts.Network.SetPolicy(ctx, id, policy)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot set the network policy of sandbox %q: %w", id, err)
+	}
+	return nil
 }

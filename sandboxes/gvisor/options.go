@@ -71,12 +71,7 @@ const (
 	AgentBinary = AgentDir + "/" + agentName
 )
 
-const (
-	defaultMemory    = 2 << 30
-	defaultProcesses = 1024
-	defaultDisk      = 4 << 30
-	defaultOpenFiles = 4096
-)
+var defaults = sandboxes.Resources{MemoryBytes: 2 << 30, Processes: 1024, DiskBytes: 4 << 30, OpenFiles: 4096}
 
 // FindRunsc returns the runsc binary to use: configured when not empty, else
 // .cache/tools/bin/runsc beside this program or one directory above it, else

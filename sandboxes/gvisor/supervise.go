@@ -17,6 +17,7 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/statedir"
 )
 
 // plan tells a supervisor what to do.
@@ -87,10 +88,10 @@ func (s *supervisor) start() error {
 		return err
 	}
 	s.procs.Supervisor = self
-	if err := writeJSON(s.dir, processesName, s.procs); err != nil {
+	if err := statedir.Write(filepath.Join(s.dir, processesName), s.procs); err != nil {
 		return err
 	}
-	if err := readJSON(s.dir, planName, &s.plan); err != nil {
+	if err := statedir.Read(filepath.Join(s.dir, planName), &s.plan); err != nil {
 		return err
 	}
 	if s.groups, err = readCgroups(); err != nil {
@@ -149,7 +150,7 @@ func (s *supervisor) recordProcesses() error {
 			s.procs.Others = append(s.procs.Others, child)
 		}
 	}
-	return writeJSON(s.dir, processesName, s.procs)
+	return statedir.Write(filepath.Join(s.dir, processesName), s.procs)
 }
 
 // lifeline ends the sandbox if the driver goes away before it has committed.
@@ -186,7 +187,7 @@ func (s *supervisor) reap() error {
 	exit.At = at
 	// Recorded before the clean-up, so that who waits for this process or for
 	// the sentry finds it.
-	err := writeJSON(s.dir, exitName, exit)
+	_, err := statedir.RecordExit(s.dir, exit)
 	s.killChildren()
 	s.log.join()
 	if errors.Is(err, os.ErrNotExist) {
@@ -207,7 +208,7 @@ func (s *supervisor) exit(ws unix.WaitStatus, broken limit) sandboxes.Exit {
 	outOfMemory := s.plan.Cgroup != "" && exit.Code >= 128 && s.groups.oomKills(s.plan.Cgroup) > 0
 	switch {
 	case broken == memoryLimit || outOfMemory:
-		exit.Reason = "killed: memory limit " + formatBytes(s.plan.Memory)
+		exit.Reason = "killed: memory limit " + sandboxes.FormatBytes(s.plan.Memory)
 	case broken == controlLimit:
 		exit.Reason = "killed: it wrote to the agent's directory"
 	case broken == unmeasured:
@@ -233,28 +234,13 @@ func (s *supervisor) killChildren() {
 	}
 }
 
-// formatBytes writes a size as people do: "2.0 GiB".
-func formatBytes(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	size, unit := float64(n), 0
-	for size >= 1024 && unit < len(units)-1 {
-		size /= 1024
-		unit++
-	}
-	if unit < 3 {
-		return fmt.Sprintf("%.0f %s", size, units[unit])
-	}
-	return fmt.Sprintf("%.1f %s", size, units[unit])
-}
-
 // waitEnd blocks until the sandbox in dir has ended and says how.
 func waitEnd(ctx context.Context, dir string) (sandboxes.Exit, error) {
-	var exit sandboxes.Exit
-	if err := readJSON(dir, exitName, &exit); err == nil {
+	if exit, err := statedir.ReadExit(dir); err == nil {
 		return exit, nil
 	}
 	var procs processes
-	if err := readJSON(dir, processesName, &procs); err != nil {
+	if err := statedir.Read(filepath.Join(dir, processesName), &procs); err != nil {
 		return sandboxes.Exit{}, err
 	}
 	// The sentry last: the supervisor records the end, and then ends itself. If
@@ -263,13 +249,9 @@ func waitEnd(ctx context.Context, dir string) (sandboxes.Exit, error) {
 		if err := p.Wait(ctx); err != nil {
 			return sandboxes.Exit{}, err
 		}
-		if err := readJSON(dir, exitName, &exit); err == nil {
+		if exit, err := statedir.ReadExit(dir); err == nil {
 			return exit, nil
 		}
 	}
-	if _, err := os.Stat(dir); err != nil {
-		return sandboxes.Exit{}, err
-	}
-	exit = sandboxes.Exit{Code: -1, Reason: "unknown: the sandbox's supervisor was killed, or the host restarted", At: time.Now().UTC()}
-	return exit, writeJSON(dir, exitName, exit)
+	return statedir.RecordExit(dir, sandboxes.Exit{Code: -1, Reason: "unknown: the sandbox's supervisor was killed, or the host restarted"})
 }

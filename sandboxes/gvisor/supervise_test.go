@@ -104,13 +104,3 @@ short line
 		t.Errorf("no control groups: %+v", g)
 	}
 }
-
-func TestFormatBytes(t *testing.T) {
-	for n, want := range map[int64]string{
-		0: "0 B", 1023: "1023 B", 1024: "1 KiB", 512 << 20: "512 MiB", 2 << 30: "2.0 GiB", 1 << 50: "1024.0 TiB",
-	} {
-		if got := formatBytes(n); got != want {
-			t.Errorf("formatBytes(%d) = %q, want %q", n, got, want)
-		}
-	}
-}
