@@ -9,6 +9,7 @@ import (
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
@@ -41,6 +42,33 @@ const (
 	// endPatience is how long a task may resist before its shim is killed.
 	endPatience = 30 * time.Second
 )
+
+// How long the runtime gets to start a sandbox: a virtual machine under software
+// emulation on a busy host boots for half a minute.
+const startDeadline = 120 * time.Second
+
+// createTask has the runtime make what a container runs. Like startTask it goes on
+// to the end whatever becomes of the caller: a runtime that is interrupted leaves
+// half a machine.
+func (d *Driver) createTask(ctx context.Context, name string, root []mount.Mount) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startDeadline)
+	defer cancel()
+	// No standard streams: what is not read for a while stops its writer, and no
+	// gateway reads while it is restarted.
+	_, err := d.tasks.Create(ctx, &tasks.CreateTaskRequest{ContainerID: name, Rootfs: mount.ToProto(root)})
+	return trim(errgrpc.ToNative(err))
+}
+
+// startTask starts a task and returns the pid that containerd tells.
+func (d *Driver) startTask(ctx context.Context, name string) (uint32, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startDeadline)
+	defer cancel()
+	r, err := d.tasks.Start(ctx, &tasks.StartRequest{ContainerID: name})
+	if err != nil {
+		return 0, trim(errgrpc.ToNative(err))
+	}
+	return r.Pid, nil
+}
 
 // endTask kills a task, if it runs, and deletes it. It goes by what the task's
 // state is afterwards, not by what kind of error a call returned: runtime-rs
