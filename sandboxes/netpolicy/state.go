@@ -3,19 +3,17 @@ package netpolicy
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/statedir"
 )
 
 // state is a network's directory:
@@ -65,19 +63,17 @@ func (s state) pin(n number) string { return filepath.Join(s.namespaces(), strco
 
 func (s state) recordFile(n number) string { return filepath.Join(s.slots(), strconv.Itoa(int(n))) }
 
-// patience is how long is waited for what a process that was killed still has: a
-// child that it was starting has it, too, until the child runs its own program.
-const patience = 2 * time.Second
+// patience is for what a gateway that was killed lets go of late.
+const patience = statedir.Patience
 
 // errInUse: another process has the state directory.
 var errInUse = errors.New("another process uses it")
 
 // lock keeps other processes from the state directory until it is closed.
-func (s state) lock() (*flock.Flock, error) {
+func (s state) lock() (io.Closer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	lock := flock.New(s.dir, flock.SetFlag(os.O_RDONLY))
-	_, err := lock.TryLockContext(ctx, 5*time.Millisecond)
+	lock, err := statedir.LockDir(ctx, s.dir)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errInUse
 	}
@@ -105,8 +101,8 @@ func (s state) tidy() error {
 
 // identity returns what the network is called; ok is false before the first time.
 func (s state) identity() (i identity, ok bool, err error) {
-	err = readJSON(filepath.Join(s.dir, "network.json"), &i)
-	if errors.Is(err, fs.ErrNotExist) || isCut(err) {
+	err = statedir.Read(filepath.Join(s.dir, "network.json"), &i)
+	if errors.Is(err, fs.ErrNotExist) || statedir.IsCut(err) {
 		return identity{}, false, nil
 	}
 	return i, err == nil, err
@@ -116,10 +112,10 @@ func (s state) identity() (i identity, ok bool, err error) {
 func (s state) identify(p plan) (identity, error) {
 	i := identity{plan: p, Owner: net.HardwareAddr{0x0a, 0x59, 0, 0, 0, 0}} // locally administered
 	_, _ = rand.Read(i.Owner[2:])
-	return i, writeJSON(filepath.Join(s.dir, "network.json"), i)
+	return i, statedir.Write(filepath.Join(s.dir, "network.json"), i)
 }
 
-func (s state) write(n number, r record) error { return writeJSON(s.recordFile(n), r) }
+func (s state) write(n number, r record) error { return statedir.Write(s.recordFile(n), r) }
 
 func (s state) forget(n number) error {
 	if err := os.Remove(s.recordFile(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -137,9 +133,9 @@ func (s state) records() (map[number]record, error) {
 	records := map[number]record{}
 	for _, n := range all {
 		var r record
-		if err := readJSON(s.recordFile(n), &r); errors.Is(err, fs.ErrNotExist) {
+		if err := statedir.Read(s.recordFile(n), &r); errors.Is(err, fs.ErrNotExist) {
 			continue // just removed
-		} else if isCut(err) {
+		} else if statedir.IsCut(err) {
 			r = record{}
 		} else if err != nil {
 			return nil, err
@@ -164,35 +160,4 @@ func (s state) numbered(dir string) ([]number, error) {
 		}
 	}
 	return found, nil
-}
-
-// isCut reports whether a file was cut short, as by the host's loss of power.
-// What it told of is gone with that.
-func isCut(err error) bool { return errors.As(err, new(*json.SyntaxError)) }
-
-// writeJSON writes a file, whole or not at all. It is not synced: what it tells
-// of does not survive the kernel either.
-func writeJSON(file string, v any) error {
-	data, err := json.Marshal(v)
-	if err == nil {
-		next := filepath.Join(filepath.Dir(file), "."+filepath.Base(file))
-		if err = os.WriteFile(next, data, 0o600); err == nil {
-			err = os.Rename(next, file)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", file, err)
-	}
-	return nil
-}
-
-func readJSON(file string, v any) error {
-	data, err := os.ReadFile(file)
-	if err == nil {
-		err = json.Unmarshal(data, v)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", file, err)
-	}
-	return nil
 }

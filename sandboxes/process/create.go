@@ -18,6 +18,7 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/statedir"
 )
 
 // marker is the environment variable by which the processes of a sandbox are
@@ -76,7 +77,7 @@ func (d *Driver) claim(spec sandboxes.Spec) (*os.File, error) {
 		_, err = tryLock(held)
 	}
 	if err == nil {
-		err = b.write(recordName, record{
+		err = statedir.WriteOnce(b.path(recordName), record{
 			Spec:      spec,
 			CreatedAt: time.Now().UTC(),
 			Agent: []string{
@@ -152,7 +153,7 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 	if !sandboxes.ValidID(id) {
 		return nil // there cannot be one
 	}
-	lock, err := d.box(id).lock(ctx)
+	lock, err := statedir.LockDir(ctx, d.box(id).dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.reap(id)
 		return nil
@@ -226,22 +227,24 @@ func (d *Driver) sweep() error {
 		if !strings.HasPrefix(e.Name(), newPrefix) && !strings.HasPrefix(e.Name(), gonePrefix) {
 			continue
 		}
-		path := filepath.Join(d.opts.StateDir, e.Name())
-		dir, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		locked, err := tryLock(dir)
-		if err == nil && locked {
-			err = os.RemoveAll(path)
-		}
-		_ = dir.Close()
-		if err != nil {
+		if err := removeUnlocked(filepath.Join(d.opts.StateDir, e.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeUnlocked removes a directory, unless somebody is at work on it.
+func removeUnlocked(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), statedir.Patience)
+	defer cancel()
+	lock, err := statedir.LockDir(ctx, dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return os.RemoveAll(dir)
 }

@@ -25,6 +25,7 @@ import (
 
 	"kernelgw/jupyter/kernelspec"
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/statedir"
 )
 
 // Name is the driver's name in configuration, logs and metrics.
@@ -206,11 +207,8 @@ func (d *Driver) List(ctx context.Context) ([]sandboxes.Sandbox, error) {
 // Wait implements sandboxes.Driver.
 func (d *Driver) Wait(ctx context.Context, id string) (sandboxes.Exit, error) {
 	exit, err := d.wait(ctx, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = sandboxes.ErrNotFound
-	}
 	if err != nil {
-		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %q: %w", id, err)
+		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %q: %w", id, statedir.NotFound(err))
 	}
 	d.reap(id)
 	return exit, nil
@@ -221,7 +219,7 @@ func (d *Driver) wait(ctx context.Context, id string) (sandboxes.Exit, error) {
 		return sandboxes.Exit{}, sandboxes.ErrNotFound
 	}
 	box := d.box(id)
-	if exit, err := box.exit(); err == nil || !errors.Is(err, fs.ErrNotExist) {
+	if exit, err := statedir.ReadExit(box.dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return exit, err
 	}
 	creating, err := box.creating()
@@ -234,14 +232,16 @@ func (d *Driver) wait(ctx context.Context, id string) (sandboxes.Exit, error) {
 	procs, err := box.processes()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return box.end(sandboxes.Exit{Code: -1, Reason: "the gateway died while it started the sandbox"})
+		return statedir.RecordExit(box.dir, sandboxes.Exit{Code: -1, Reason: "the gateway died while it started the sandbox"})
+	case statedir.IsCut(err):
+		return statedir.RecordExit(box.dir, sandboxes.Exit{Code: -1, Reason: "unknown: the host restarted"})
 	case err != nil:
 		return sandboxes.Exit{}, err
 	}
 	if err := procs.Supervisor.Wait(ctx); err != nil {
 		return sandboxes.Exit{}, err
 	}
-	return box.end(sandboxes.Exit{Code: -1, Reason: "unknown: the sandbox's supervisor was killed, or the host restarted"})
+	return statedir.RecordExit(box.dir, sandboxes.Exit{Code: -1, Reason: "unknown: the sandbox's supervisor was killed, or the host restarted"})
 }
 
 // Close implements sandboxes.Driver.

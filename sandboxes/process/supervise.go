@@ -16,6 +16,7 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/statedir"
 )
 
 // SupervisorCommand is the argument that makes a gateway binary act as the
@@ -69,7 +70,7 @@ func (s *supervisor) start() error {
 		return err
 	}
 	var r record
-	if err := s.box.read(recordName, &r); err != nil {
+	if err := statedir.Read(s.box.path(recordName), &r); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -101,7 +102,7 @@ func (s *supervisor) start() error {
 		return fmt.Errorf("cannot start the agent: %w", err)
 	}
 	if s.agent, err = hostproc.Identify(cmd.Process.Pid); err == nil {
-		err = s.box.write(processesName, processes{Supervisor: self, Agent: s.agent})
+		err = statedir.WriteOnce(s.box.path(processesName), processes{Supervisor: self, Agent: s.agent})
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
@@ -132,7 +133,7 @@ func (s *supervisor) run() error {
 	case exit.Code != 0:
 		exit.Reason = fmt.Sprintf("the agent failed: exit code %d: %s", exit.Code, s.log.lastLine())
 	}
-	if _, err = s.box.end(exit); errors.Is(err, fs.ErrNotExist) {
+	if _, err = statedir.RecordExit(s.box.dir, exit); errors.Is(err, fs.ErrNotExist) {
 		return nil // destroyed meanwhile
 	}
 	return err
