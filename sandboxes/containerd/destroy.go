@@ -4,55 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
-
-	"kernelgw/sandboxes"
 )
 
 // Destroy implements sandboxes.Driver.
-func (d *Driver) Destroy(ctx context.Context, id string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if !sandboxes.ValidID(id) {
-		return nil // never was one of ours
-	}
-	lock, err := lockDir(ctx, d.dir(id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot destroy sandbox %s: %w", id, err)
-	}
-	defer lock.Close()
-	if err := d.destroy(ctx, id); err != nil {
-		return fmt.Errorf("cannot destroy sandbox %s: %w", id, err)
-	}
-	return nil
-}
+func (d *Driver) Destroy(ctx context.Context, id string) error { return d.records.Destroy(ctx, id) }
 
-// destroy does so with the sandbox's directory locked. Each step may have been
-// done before.
-func (d *Driver) destroy(ctx context.Context, id string) error {
-	if err := d.remove(ctx, id); err != nil {
-		return err
-	}
-	// Gone at once, whoever may still want to write into it.
-	gone := filepath.Join(d.opts.StateDir, goneMark+id)
-	if err := os.Rename(d.dir(id), gone); err != nil {
-		return err
-	}
-	return os.RemoveAll(gone)
-}
-
-// remove removes all of a sandbox but its directory. The container with the
+// remove removes all of a sandbox but its directory, which is locked. Each step may
+// have been done before. The container with the
 // agent goes first: a shim of Kata that loses its pod before stays for ever.
 func (d *Driver) remove(ctx context.Context, id string) error {
 	pod, work := d.names.pod(id), d.names.work(id)
@@ -117,44 +79,6 @@ func (d *Driver) removeContainer(ctx context.Context, name string) error {
 	return nil
 }
 
-// sweep removes sandboxes that were never finished or not wholly destroyed.
-func (d *Driver) sweep(ctx context.Context) error {
-	// Nobody may be between making a directory and locking it.
-	all, err := lockHow(ctx, d.opts.StateDir, unix.LOCK_EX)
-	if err != nil {
-		return fmt.Errorf("cannot lock the state directory: %w", err)
-	}
-	defer all.Close()
-	entries, err := os.ReadDir(d.opts.StateDir)
-	if err != nil {
-		return fmt.Errorf("cannot list sandboxes: %w", err)
-	}
-	busy, notNow := context.WithCancel(ctx)
-	notNow()
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), goneMark) {
-			_ = os.RemoveAll(filepath.Join(d.opts.StateDir, e.Name())) // or the next time
-			continue
-		}
-		id := e.Name()
-		if !sandboxes.ValidID(id) || d.exists(id) {
-			continue
-		}
-		lock, err := lockDir(busy, d.dir(id))
-		if err != nil {
-			continue // somebody is at it
-		}
-		d.opts.Log.Info("removing a sandbox that was not finished", "sandbox", id)
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanDeadline)
-		if err := d.destroy(clean, id); err != nil {
-			d.opts.Log.Error("cannot remove a sandbox that was not finished", "sandbox", id, "error", err)
-		}
-		cancel()
-		_ = lock.Close()
-	}
-	return d.sweepNetwork(ctx)
-}
-
 // sweepNetwork takes away the networks of sandboxes that are gone. A sandbox has
 // its directory before its network, and after.
 func (d *Driver) sweepNetwork(ctx context.Context) error {
@@ -162,7 +86,7 @@ func (d *Driver) sweepNetwork(ctx context.Context) error {
 		return nil
 	}
 	for _, slot := range d.opts.Network.List() {
-		if _, err := os.Stat(d.dir(slot.ID)); !errors.Is(err, fs.ErrNotExist) {
+		if d.records.Taken(slot.ID) {
 			continue
 		}
 		if err := d.opts.Network.Release(ctx, slot.ID); err != nil {

@@ -1,13 +1,11 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/statedir"
 )
 
 // Name is the driver's name.
@@ -28,6 +27,8 @@ const Name = "containerd"
 type Driver struct {
 	// set at construction
 	opts        Options
+	records     *statedir.Dir
+	owner       string // identity of the state directory; labels all that is made in containerd
 	runtime     runtime
 	client      *containerd.Client
 	tasks       tasks.TasksClient
@@ -78,7 +79,9 @@ func open(opts Options) (*Driver, error) {
 	if d.runtime.kata && opts.Network == nil {
 		err = errors.New("kata needs a network: a virtual machine can be reached in no other way")
 	} else if err = d.checkRuntime(ctx); err == nil {
-		err = d.sweep(ctx)
+		if err = d.records.Sweep(ctx); err == nil {
+			err = d.sweepNetwork(ctx)
+		}
 	}
 	if err != nil {
 		_ = d.client.Close()
@@ -93,13 +96,13 @@ func open(opts Options) (*Driver, error) {
 // checkRuntime refuses sandboxes that run with a runtime of the other kind: taken
 // over, they would pass for isolated or have their machines left behind.
 func (d *Driver) checkRuntime(ctx context.Context) error {
-	list, err := d.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q==%q", ownerLabel, d.opts.StateDir))
+	list, err := d.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q==%q", ownerLabel, d.owner))
 	if err != nil {
 		return fmt.Errorf("cannot list its containers: %w", trim(err))
 	}
 	for _, c := range list {
 		id := c.Labels[sandboxLabel]
-		if isKata(c.Runtime.Name) == d.runtime.kata || !d.exists(id) {
+		if isKata(c.Runtime.Name) == d.runtime.kata || !d.records.Exists(id) {
 			continue
 		}
 		if p, err := d.state(ctx, c.ID); errdefs.IsNotFound(err) || err == nil && p.Status == task.Status_STOPPED {
@@ -125,9 +128,17 @@ func connect(ctx context.Context, opts Options) (*Driver, error) {
 	}
 	d := &Driver{
 		opts: opts, runtime: r, client: client, tasks: client.TaskService(),
-		snapshotter: opts.Snapshotter, snapshots: client.SnapshotService(opts.Snapshotter), names: newNames(opts.StateDir),
+		snapshotter: opts.Snapshotter, snapshots: client.SnapshotService(opts.Snapshotter), stop: func() {},
 	}
-	d.stop = func() {}
+	d.records, err = statedir.Open(opts.StateDir, statedir.Options{Remove: d.remove, Deadline: cleanDeadline, Log: opts.Log})
+	if err == nil {
+		d.owner, err = d.records.Identity()
+	}
+	if err != nil {
+		_ = client.Close()
+		return nil, err
+	}
+	d.names = newNames(d.owner)
 	version, err := client.Version(ctx)
 	if err != nil {
 		_ = client.Close()
@@ -141,40 +152,19 @@ func (o *Options) complete() error {
 	if o.Images == nil || o.AgentPath == "" {
 		return errors.New("it needs images and an agent")
 	}
-	if !filepath.IsAbs(o.StateDir) {
-		return fmt.Errorf("its state directory %q is not absolute", o.StateDir)
-	}
-	o.Address = orDefault(o.Address, defaultAddress)
-	o.Namespace = orDefault(o.Namespace, defaultNamespace)
-	o.Snapshotter = orDefault(o.Snapshotter, defaultSnapshotter)
+	o.Address = cmp.Or(o.Address, defaultAddress)
+	o.Namespace = cmp.Or(o.Namespace, defaultNamespace)
+	o.Snapshotter = cmp.Or(o.Snapshotter, defaultSnapshotter)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	o.Defaults.MemoryBytes = orDefault(o.Defaults.MemoryBytes, defaultMemory)
-	o.Defaults.Processes = orDefault(o.Defaults.Processes, defaultProcesses)
-	o.Defaults.OpenFiles = orDefault(o.Defaults.OpenFiles, defaultOpenFiles)
-	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
-		return fmt.Errorf("cannot make the state directory: %w", err)
-	}
+	o.Defaults = o.Defaults.Or(defaults)
 	// containerd and the shims are other processes: no links, no relative paths.
-	for _, path := range []*string{&o.StateDir, &o.AgentPath} {
-		absolute, err := filepath.Abs(*path)
-		if err == nil {
-			*path, err = filepath.EvalSymlinks(absolute)
-		}
-		if err != nil {
-			return err
-		}
+	absolute, err := filepath.Abs(o.AgentPath)
+	if err == nil {
+		o.AgentPath, err = filepath.EvalSymlinks(absolute)
 	}
-	return nil
-}
-
-func orDefault[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
+	return err
 }
 
 // Name implements sandboxes.Driver.
@@ -220,63 +210,22 @@ func (d *Driver) Kernelspecs(ctx context.Context, image string) (map[string]sand
 
 // List implements sandboxes.Driver.
 func (d *Driver) List(ctx context.Context) ([]sandboxes.Sandbox, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(d.opts.StateDir)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list sandboxes: %w", err)
-	}
-	var list []sandboxes.Sandbox
-	for _, e := range entries {
-		if !sandboxes.ValidID(e.Name()) {
-			continue
-		}
-		var sb sandboxes.Sandbox
-		switch err := readJSON(d.dir(e.Name()), sandboxName, &sb); {
-		case errors.Is(err, fs.ErrNotExist): // being created or destroyed
-		case errors.As(err, new(*json.SyntaxError)):
-			// Cut short when the host lost its power. Listed all the same, so that it can
-			// be destroyed.
-			list = append(list, sandboxes.Sandbox{Spec: sandboxes.Spec{ID: e.Name()}})
-		case err != nil:
-			return nil, fmt.Errorf("cannot list sandbox %s: %w", e.Name(), err)
-		default:
-			list = append(list, sb)
-		}
-	}
-	return list, nil
+	return d.records.List(ctx)
 }
 
 // SetNetworkPolicy implements sandboxes.Driver.
 func (d *Driver) SetNetworkPolicy(ctx context.Context, id string, policy sandboxes.NetworkPolicy) error {
-	if err := d.setNetworkPolicy(ctx, id, policy); err != nil {
-		return fmt.Errorf("cannot set the network policy of sandbox %q: %w", id, err)
-	}
-	return nil
-}
-
-func (d *Driver) setNetworkPolicy(ctx context.Context, id string, policy sandboxes.NetworkPolicy) error {
 	if d.opts.Network == nil {
 		return fmt.Errorf("%w: these sandboxes have no network", sandboxes.ErrInvalid)
 	}
-	if !d.exists(id) {
-		return sandboxes.ErrNotFound
-	}
-	lock, err := lockDir(ctx, d.dir(id))
+	err := d.records.Change(ctx, id, func(sb *sandboxes.Sandbox) error {
+		sb.Spec.Network = policy
+		return d.opts.Network.SetPolicy(ctx, id, policy)
+	})
 	if err != nil {
-		return notFound(err)
+		return fmt.Errorf("cannot set the network policy of sandbox %q: %w", id, err)
 	}
-	defer lock.Close()
-	var sb sandboxes.Sandbox
-	if err := readJSON(d.dir(id), sandboxName, &sb); err != nil {
-		return notFound(err)
-	}
-	if err := d.opts.Network.SetPolicy(ctx, id, policy); err != nil {
-		return err
-	}
-	sb.Spec.Network = policy
-	return writeJSON(d.dir(id), sandboxName, sb)
+	return nil
 }
 
 // Close implements sandboxes.Driver.
@@ -287,22 +236,4 @@ func (d *Driver) Close() error {
 		return fmt.Errorf("cannot close the connection to containerd: %w", err)
 	}
 	return nil
-}
-
-func (d *Driver) dir(id string) string { return filepath.Join(d.opts.StateDir, id) }
-
-func (d *Driver) exists(id string) bool {
-	if !sandboxes.ValidID(id) {
-		return false
-	}
-	_, err := os.Stat(filepath.Join(d.dir(id), sandboxName))
-	return err == nil
-}
-
-// notFound turns the absence of a file into that of a sandbox.
-func notFound(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return sandboxes.ErrNotFound
-	}
-	return err
 }

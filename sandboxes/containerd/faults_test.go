@@ -185,7 +185,7 @@ func TestManySandboxesLeaveNothing(t *testing.T) {
 		if after := holdings(t, b); after != before {
 			t.Errorf("%d sandboxes changed %+v to %+v", n, before, after)
 		}
-		if entries, err := os.ReadDir(o.StateDir); err != nil || len(entries) != 0 {
+		if entries, err := os.ReadDir(o.StateDir); err != nil || len(entries) != 1 || entries[0].Name() != "identity.json" {
 			t.Errorf("the state directory holds %v, %v", entries, err)
 		}
 	})

@@ -40,13 +40,10 @@ func (d *Driver) Thaw(ctx context.Context, id string) error {
 // change brings a sandbox's task from one state to another by one call, unless
 // it is there. No event tells of it: runtime-rs sends none.
 func (d *Driver) change(ctx context.Context, id string, from, to task.Status, call func(context.Context, string) error) error {
-	if !d.exists(id) {
-		return sandboxes.ErrNotFound
-	}
 	// Not while it is destroyed, and one at a time.
-	lock, err := lockDir(ctx, d.dir(id))
+	lock, err := d.records.Lock(ctx, id)
 	if err != nil {
-		return notFound(err)
+		return err
 	}
 	defer lock.Close()
 	name := d.names.work(id)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/statedir"
 )
 
 // What a runtime may leave on the host, and nobody else removes.
@@ -83,7 +84,7 @@ func (d *Driver) endProcesses(ctx context.Context, id, pod string) error {
 // are left and no shim is: nothing will end them.
 func (d *Driver) orphaned(id string, left []hostproc.ID) bool {
 	var procs processes
-	if err := readJSON(d.dir(id), processName, &procs); err != nil || !slices.Contains(left, procs.Pod) {
+	if err := statedir.Read(d.records.Path(id, processName), &procs); err != nil || !slices.Contains(left, procs.Pod) {
 		return false
 	}
 	shims, err := find(func(args []string) bool { return isShimOf(args, d.names.pod(id)) })

@@ -122,7 +122,7 @@ func (d *Driver) commit(ctx context.Context, key, parent string, fill func(root 
 	}
 	err = mount.WithTempMount(ctx, mounts, fill)
 	if err == nil {
-		label := snapshots.WithLabels(map[string]string{rootLabel: time.Now().UTC().Format(time.RFC3339), ownerLabel: d.opts.StateDir})
+		label := snapshots.WithLabels(map[string]string{rootLabel: time.Now().UTC().Format(time.RFC3339), ownerLabel: d.owner})
 		err = d.snapshots.Commit(ctx, key, active, label)
 	}
 	if err != nil {

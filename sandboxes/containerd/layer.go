@@ -30,7 +30,7 @@ func (d *Driver) ExportLayer(ctx context.Context, id string, w io.Writer) error 
 }
 
 func (d *Driver) exportLayer(ctx context.Context, id string, w io.Writer) error {
-	if !d.exists(id) {
+	if !d.records.Exists(id) {
 		return sandboxes.ErrNotFound
 	}
 	mounts, err := d.snapshots.Mounts(ctx, d.names.work(id))

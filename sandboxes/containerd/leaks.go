@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"golang.org/x/sys/unix"
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
@@ -26,15 +25,11 @@ type Leak struct {
 // its labels; on the host, what bears its names. What the network left is the
 // network's to tell.
 func (d *Driver) Leaks(ctx context.Context) ([]Leak, error) {
-	known, err := d.known()
-	if err != nil {
-		return nil, err
-	}
-	inside, err := d.leaksInside(ctx, known)
+	inside, err := d.leaksInside(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot look through containerd: %w", trim(err))
 	}
-	outside, err := d.leaksOnHost(known)
+	outside, err := d.leaksOnHost()
 	if err != nil {
 		return nil, fmt.Errorf("cannot look through this host: %w", err)
 	}
@@ -44,9 +39,9 @@ func (d *Driver) Leaks(ctx context.Context) ([]Leak, error) {
 // Repair removes what Leaks lists, and returns it.
 func (d *Driver) Repair(ctx context.Context) ([]Leak, error) {
 	// Nobody may be between making a directory and locking it.
-	all, err := lockHow(ctx, d.opts.StateDir, unix.LOCK_EX)
+	all, err := d.records.Exclude(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock the state directory: %w", err)
+		return nil, err
 	}
 	defer all.Close()
 	leaks, err := d.Leaks(ctx)
@@ -67,23 +62,10 @@ func (d *Driver) Repair(ctx context.Context) ([]Leak, error) {
 	return leaks, failed
 }
 
-// known are the ids that have a directory.
-func (d *Driver) known() (map[string]bool, error) {
-	entries, err := os.ReadDir(d.opts.StateDir)
-	if err != nil {
-		return nil, fmt.Errorf("cannot list sandboxes: %w", err)
-	}
-	known := map[string]bool{}
-	for _, e := range entries {
-		known[e.Name()] = sandboxes.ValidID(e.Name())
-	}
-	return known, nil
-}
-
-func (d *Driver) leaksInside(ctx context.Context, known map[string]bool) ([]Leak, error) {
+func (d *Driver) leaksInside(ctx context.Context) ([]Leak, error) {
 	var leaks []Leak
 	note := func(kind, name string, labels map[string]string) {
-		if id := labels[sandboxLabel]; labels[ownerLabel] == d.opts.StateDir && sandboxes.ValidID(id) && !known[id] {
+		if id := labels[sandboxLabel]; labels[ownerLabel] == d.owner && sandboxes.ValidID(id) && !d.records.Taken(id) {
 			leaks = append(leaks, Leak{Kind: kind, Name: name, Sandbox: id})
 		}
 	}
@@ -109,11 +91,11 @@ func (d *Driver) leaksInside(ctx context.Context, known map[string]bool) ([]Leak
 }
 
 // leaksOnHost looks for what bears a name of this driver's and of no sandbox.
-func (d *Driver) leaksOnHost(known map[string]bool) ([]Leak, error) {
+func (d *Driver) leaksOnHost() ([]Leak, error) {
 	var leaks []Leak
 	note := func(kind, what, name string) {
 		id, ours := d.names.sandbox(name)
-		if ours && sandboxes.ValidID(id) && d.names.pod(id) == strings.TrimSuffix(name, workSuffix) && !known[id] {
+		if ours && sandboxes.ValidID(id) && d.names.pod(id) == strings.TrimSuffix(name, workSuffix) && !d.records.Taken(id) {
 			leaks = append(leaks, Leak{Kind: kind, Name: what, Sandbox: id})
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -54,7 +53,7 @@ func (d *Driver) noteMemory(event typeurl.Any) {
 	if !ours || !sandboxes.ValidID(id) {
 		return
 	}
-	err = os.WriteFile(filepath.Join(d.dir(id), oomName), nil, 0o600)
+	err = os.WriteFile(d.records.Path(id, oomName), nil, 0o600)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it is destroyed already
 		d.opts.Log.Warn("cannot note that a sandbox ran out of memory", "sandbox", id, "error", err)
 	}

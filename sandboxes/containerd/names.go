@@ -16,9 +16,9 @@ type names struct{ prefix string }
 // workSuffix tells the container with the agent from the one that holds the pod.
 const workSuffix = ".w"
 
-// newNames are the names of the driver over a state directory.
-func newNames(stateDir string) names {
-	sum := sha256.Sum256([]byte(stateDir))
+// newNames are the names of the driver whose state directory has an identity.
+func newNames(owner string) names {
+	sum := sha256.Sum256([]byte(owner))
 	return names{prefix: "k" + hex.EncodeToString(sum[:])[:5] + "-"}
 }
 

@@ -80,8 +80,6 @@ const (
 	defaultAddress     = "/run/containerd/containerd.sock"
 	defaultNamespace   = "kernelgw"
 	defaultSnapshotter = "overlayfs"
-
-	defaultMemory    = 2 << 30
-	defaultProcesses = 1024
-	defaultOpenFiles = 4096
 )
+
+var defaults = sandboxes.Resources{MemoryBytes: 2 << 30, Processes: 1024, OpenFiles: 4096}

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -35,7 +36,7 @@ func Probe(ctx context.Context, address string) Report {
 	var r Report
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	address = orDefault(address, defaultAddress)
+	address = cmp.Or(address, defaultAddress)
 	client, err := containerd.New(address, containerd.WithTimeout(2*time.Second))
 	if err == nil {
 		defer client.Close()

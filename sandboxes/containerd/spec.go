@@ -117,7 +117,7 @@ func (d *Driver) workSpec(id string, image Image, limits sandboxes.Resources, sl
 	oomScore := 500 // a host short of memory ends sandboxes before gateways
 	spec.Process.OOMScoreAdj = &oomScore
 
-	dir := d.dir(id)
+	dir := d.records.Path(id)
 	runOptions := []string{"bind", "rw", "nosuid", "nodev", "noexec"}
 	if slot.Namespace != "" {
 		runOptions[1] = "ro"

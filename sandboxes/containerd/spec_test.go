@@ -14,6 +14,7 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/netpolicy"
+	"kernelgw/sandboxes/statedir"
 )
 
 func TestNamesAreContainerds(t *testing.T) {
@@ -45,8 +46,12 @@ func TestNamesAreContainerds(t *testing.T) {
 	}
 }
 
-func testDriver(kata bool) *Driver {
-	return &Driver{opts: Options{StateDir: "/state", AgentPath: "/agent"}, runtime: runtime{kata: kata}, names: names{"kgw-"}}
+func testDriver(t *testing.T, kata bool) *Driver {
+	records, err := statedir.Open(t.TempDir(), statedir.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Driver{opts: Options{AgentPath: "/agent"}, records: records, runtime: runtime{kata: kata}, names: names{"kgw-"}}
 }
 
 var (
@@ -58,7 +63,7 @@ var (
 // Each of these makes one of Kata's shims fail, or give a machine of a wrong
 // size.
 func TestSpecificationsAreWhatKataNeeds(t *testing.T) {
-	d := testDriver(true)
+	d := testDriver(t, true)
 	pod, work := d.podSpec("x", testLimits, testSlot), d.workSpec("x", testImage, testLimits, testSlot)
 	for name, want := range map[string]string{
 		"io.kubernetes.cri.container-type":     "sandbox",
@@ -106,7 +111,7 @@ func TestSpecificationsAreWhatKataNeeds(t *testing.T) {
 
 func TestContainersHaveNoMoreThanTheyNeed(t *testing.T) {
 	for _, kata := range []bool{true, false} {
-		d := testDriver(kata)
+		d := testDriver(t, kata)
 		work := d.workSpec("x", testImage, testLimits, testSlot)
 		if !work.Process.NoNewPrivileges || work.Linux.Seccomp == nil || len(work.Linux.MaskedPaths) == 0 || len(work.Linux.Devices) != 0 {
 			t.Error("the agent's container is not hardened")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
@@ -18,19 +17,17 @@ import (
 
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/hostproc"
+	"kernelgw/sandboxes/statedir"
 )
 
 // Wait implements sandboxes.Driver.
 func (d *Driver) Wait(ctx context.Context, id string) (sandboxes.Exit, error) {
-	if !d.exists(id) {
+	if !d.records.Exists(id) {
 		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %q: %w", id, sandboxes.ErrNotFound)
 	}
 	exit, err := d.wait(ctx, id)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = sandboxes.ErrNotFound // destroyed meanwhile
-	}
 	if err != nil {
-		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %s: %w", id, err)
+		return sandboxes.Exit{}, fmt.Errorf("cannot wait for sandbox %s: %w", id, statedir.NotFound(err))
 	}
 	return exit, nil
 }
@@ -40,10 +37,9 @@ func (d *Driver) Wait(ctx context.Context, id string) (sandboxes.Exit, error) {
 const rereadPause = 500 * time.Millisecond
 
 func (d *Driver) wait(ctx context.Context, id string) (sandboxes.Exit, error) {
-	dir, name := d.dir(id), d.names.work(id)
+	dir, name := d.records.Path(id), d.names.work(id)
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, rereadPause) {
-		var exit sandboxes.Exit
-		if err := readJSON(dir, exitName, &exit); !errors.Is(err, fs.ErrNotExist) {
+		if exit, err := statedir.ReadExit(dir); !errors.Is(err, fs.ErrNotExist) {
 			return exit, err
 		}
 		r, err := d.tasks.Wait(ctx, &tasks.WaitRequest{ContainerID: name})
@@ -91,18 +87,18 @@ func (d *Driver) ended(ctx context.Context, id string, code uint32, at *timestam
 	}
 	switch {
 	case code == 137 && d.ranOutOfMemory(ctx, id, orNow(exit.At)):
-		var sb sandboxes.Sandbox
-		if err := readJSON(d.dir(id), sandboxName, &sb); err != nil {
+		sb, err := d.records.Get(id)
+		if err != nil {
 			return exit, err
 		}
-		limits, _ := d.limits(sb.Spec.Resources) // it was valid when it was created
-		exit.Reason = "killed: memory limit " + formatBytes(limits.MemoryBytes)
+		limits, _ := sb.Spec.Resources.Complete(d.opts.Defaults) // it was valid when it was created
+		exit.Reason = "killed: memory limit " + sandboxes.FormatBytes(limits.MemoryBytes)
 	case code > 128 && code < 128+65:
 		exit.Reason = killedBy(int(code) - 128)
 	case code == 255 && d.runtime.kata:
 		exit.Reason = "its virtual machine ended"
 	}
-	return recordExit(d.dir(id), exit)
+	return statedir.RecordExit(d.records.Path(id), exit)
 }
 
 // vanished records the end of a sandbox whose task is gone: its shim was killed
@@ -110,12 +106,12 @@ func (d *Driver) ended(ctx context.Context, id string, code uint32, at *timestam
 func (d *Driver) vanished(id string) (sandboxes.Exit, error) {
 	exit := sandboxes.Exit{Code: 137, Reason: "killed: the process that looks after it on the host ended"}
 	var procs processes
-	if err := readJSON(d.dir(id), processName, &procs); err == nil {
+	if err := statedir.Read(d.records.Path(id, processName), &procs); err == nil {
 		if now, err := hostproc.Identify(os.Getpid()); err == nil && now.Boot != procs.Pod.Boot {
 			exit = sandboxes.Exit{Code: -1, Reason: "unknown: the host restarted"}
 		}
 	}
-	return recordExit(d.dir(id), exit)
+	return statedir.RecordExit(d.records.Path(id), exit)
 }
 
 // ranOutOfMemory reports whether a process of the sandbox was killed for memory
@@ -127,7 +123,7 @@ func (d *Driver) ranOutOfMemory(ctx context.Context, id string, end time.Time) b
 		patience = guestOOMPatience
 	}
 	for deadline := time.Now().Add(patience); ; {
-		if info, err := os.Stat(filepath.Join(d.dir(id), oomName)); err == nil && info.ModTime().After(end.Add(-oomEarlier)) {
+		if info, err := os.Stat(d.records.Path(id, oomName)); err == nil && info.ModTime().After(end.Add(-oomEarlier)) {
 			return true
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
@@ -145,18 +141,4 @@ func orNow(t time.Time) time.Time {
 		return time.Now()
 	}
 	return t
-}
-
-// formatBytes writes a size as people do: "2.0 GiB".
-func formatBytes(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	size, unit := float64(n), 0
-	for size >= 1024 && unit < len(units)-1 {
-		size /= 1024
-		unit++
-	}
-	if unit < 3 {
-		return fmt.Sprintf("%.0f %s", size, units[unit])
-	}
-	return fmt.Sprintf("%.1f %s", size, units[unit])
 }
