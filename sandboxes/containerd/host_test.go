@@ -2,6 +2,7 @@ package containerd_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -287,9 +288,17 @@ func newDriver(t testing.TB, o containerd.Options) *containerd.Driver {
 	return driver
 }
 
-// realImages is the project's image store, with the default image in it.
-func realImages(t testing.TB) imageStore {
+// realImages is the project's image store, with the default image in it. A child
+// of a test has from its parent what that found there.
+func realImages(t testing.TB) containerd.Images {
 	t.Helper()
+	if isChild() {
+		var found knownImage
+		if err := json.Unmarshal([]byte(os.Getenv(imageEnv)), &found); err != nil {
+			t.Fatalf("%s: %v", imageEnv, err)
+		}
+		return found
+	}
 	if os.Getenv("KERNELGW_TEST_SKIP_IMAGE") == "1" {
 		t.Skip("KERNELGW_TEST_SKIP_IMAGE is set")
 	}
@@ -308,11 +317,28 @@ var openedImages = sync.OnceValues(func() (*image.Store, error) {
 		dir = "../../.cache/images"
 	}
 	store, err := image.Open(image.Options{Dir: dir})
-	if err == nil {
-		_, err = store.Resolve(context.Background(), "")
+	if err != nil {
+		return nil, err
 	}
-	return store, err
+	found, err := imageStore{store}.Resolve(context.Background(), "")
+	if err != nil {
+		return nil, err
+	}
+	found.Kernelspecs = nil // they have files
+	known, err := json.Marshal(knownImage{found})
+	return store, errors.Join(err, os.Setenv(imageEnv, string(known)))
 })
+
+// imageEnv tells children of a test what the default image is.
+const imageEnv = "KERNELGW_TEST_CONTAINERD_IMAGE"
+
+// knownImage is an image that was found before. A sandbox can be made of it, which
+// is all that a child does.
+type knownImage struct{ Image containerd.Image }
+
+func (i knownImage) Resolve(context.Context, string) (containerd.Image, error) { return i.Image, nil }
+
+func (i knownImage) Digests(context.Context) ([]string, error) { return []string{i.Image.Digest}, nil }
 
 type imageStore struct{ *image.Store }
 
