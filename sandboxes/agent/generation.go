@@ -36,6 +36,7 @@ type generation struct {
 	asked    atomic.Pointer[wish]       // a client's last shutdown_request; nil when there was none
 	worked   atomic.Bool                // it has answered an execute request
 	exceeded atomic.Pointer[string]     // the limit that it was killed for
+	kills    atomic.Int64               // memoryKills, a second or more ago
 	readyAt  time.Time                  // valid when ready is closed
 }
 
@@ -77,6 +78,7 @@ func startGeneration(o *Options, h *hub, reaper *reaper) (*generation, error) {
 		linked: make(chan struct{}),
 		ready:  make(chan struct{}),
 	}
+	g.kills.Store(memoryKills())
 	go func() {
 		defer close(g.linked)
 		g.linkErr = g.link(ctx)

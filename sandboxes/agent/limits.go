@@ -14,12 +14,9 @@ const (
 
 // watchLimits kills the kernel when it exceeds a limit.
 func (a *Agent) watchLimits(ctx context.Context) {
-	c := &a.opts.Config
-	if c.MemoryBytes == 0 && c.Processes == 0 {
-		return
-	}
 	timer := time.NewTimer(limitsFar)
 	defer timer.Stop()
+	var kills killWatch
 	for {
 		select {
 		case <-ctx.Done():
@@ -33,6 +30,7 @@ func (a *Agent) watchLimits(ctx context.Context) {
 				a.terminals.exceeded(reason)
 			}
 		} else if g := a.current.Load(); g != nil {
+			kills.look(g)
 			if reason, pause = a.checkLimits(g.proc.identity); reason != "" {
 				// Known before it is dead: the supervisor, which finds it dead, must
 				// not take it for a crash.
@@ -57,16 +55,21 @@ func (a *Agent) killCurrent(g *generation) {
 // the kernel whose first one is given, and when to look again.
 func (a *Agent) checkLimits(first identity) (reason string, again time.Duration) {
 	c := &a.opts.Config
+	if c.MemoryBytes == 0 && c.Processes == 0 {
+		return "", limitsFar
+	}
 	u := a.procs.usage(first)
+	// Before the memory of hundreds is looked at, which takes time that they have
+	// for becoming more.
+	if c.Processes > 0 && u.processes > c.Processes {
+		return fmt.Sprintf("killed: process limit %d", c.Processes), limitsFar
+	}
 	memory := u.memory
 	// Processes that forked share pages, which usage counts for each.
 	if c.MemoryBytes > 0 && memory > c.MemoryBytes && u.processes > 1 {
 		memory = a.procs.footprint(first)
 	}
-	switch {
-	case c.Processes > 0 && u.processes > c.Processes:
-		return fmt.Sprintf("killed: process limit %d", c.Processes), limitsFar
-	case c.MemoryBytes > 0 && memory > c.MemoryBytes:
+	if c.MemoryBytes > 0 && memory > c.MemoryBytes {
 		return "killed: memory limit " + bytesText(c.MemoryBytes), limitsFar
 	}
 	if u.processes > c.Processes/2 && c.Processes > 0 || memory > c.MemoryBytes/2 && c.MemoryBytes > 0 {

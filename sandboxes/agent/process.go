@@ -89,6 +89,9 @@ func (p *process) start(o *Options, file string, reaper *reaper) error {
 		output.Close()
 		return fmt.Errorf("cannot start the kernel: %w", err)
 	}
+	if o.User != nil {
+		endFirst(cmd.Process.Pid)
+	}
 	p.identity = identify(cmd.Process.Pid)
 	drained := make(chan struct{})
 	go func() {

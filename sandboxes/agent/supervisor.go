@@ -28,6 +28,9 @@ func (a *Agent) supervise(ctx context.Context) {
 	// The kernel is told to die with the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if a.opts.User != nil {
+		yield()
+	}
 	s := &supervisor{Agent: a}
 	for more := s.awaitFiles(ctx); more; {
 		more = s.step(ctx)
@@ -101,6 +104,10 @@ func (s *supervisor) exited(reason string) bool {
 	gen := s.gen
 	if limit := gen.exceeded.Load(); limit != nil {
 		s.exceeded(*limit)
+		return true
+	}
+	if reason := gen.outOfMemory(s.opts.Config.MemoryBytes); reason != "" {
+		s.exceeded(reason)
 		return true
 	}
 	s.hub.inbound.wait(func(waiting []string) { s.hub.track.starting(reason, waiting) })
