@@ -32,9 +32,9 @@ type gatewayAct struct {
 	DieAt    int // the step, counted from 1; 0 means to go on for ever
 }
 
-// attemptAct is code in a sandbox that tries something.
+// attemptAct is code in a sandbox that tries things: of attempts those whose
+// index it reads, a line each; -1 is floodProxy.
 type attemptAct struct {
-	Index int // in attempts; -1 is floodProxy
 	Scene [6]string
 }
 
@@ -93,19 +93,28 @@ func (a gatewayAct) play() {
 	}
 }
 
+// play answers each line with what it was told, quoted: nothing when it believes
+// that it got through.
 func (a attemptAct) play() {
 	s, err := a.scene()
-	if err == nil {
-		try := floodProxy
-		if a.Index >= 0 {
-			try = attempts[a.Index].try
-		}
-		err = try(context.Background(), s)
-	}
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	os.Exit(0)
+	for index := 0; ; {
+		if _, err := fmt.Scanln(&index); err != nil {
+			os.Exit(0)
+		}
+		try := floodProxy
+		if index >= 0 {
+			try = attempts[index].try
+		}
+		said := ""
+		if err := try(context.Background(), s); err != nil {
+			said = err.Error()
+		}
+		fmt.Printf("%q\n", said)
+	}
 }
 
 // scene is the reverse of newAttempt.
@@ -118,8 +127,8 @@ func (a attemptAct) scene() (s scene, err error) {
 	return s, nil
 }
 
-func newAttempt(index int, s scene) *attemptAct {
-	return &attemptAct{index, [6]string{
+func newAttempt(s scene) *attemptAct {
+	return &attemptAct{[6]string{
 		s.self.String(), s.gateway.String(), s.proxy.String(), s.other.String(), s.host.String(), s.beside.String(),
 	}}
 }
@@ -127,18 +136,24 @@ func newAttempt(index int, s scene) *attemptAct {
 // startActor starts a child process that is in a network namespace.
 func startActor(t testing.TB, ns netns.NsHandle, a act) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
-	text, err := json.Marshal(a)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var output bytes.Buffer
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), actEnv+"="+string(text))
+	cmd := newActor(t, a)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := inside(ns, cmd.Start); err != nil { // a child is where the thread is that makes it
 		t.Fatal(err)
 	}
 	return cmd, &output
+}
+
+func newActor(t testing.TB, a act) *exec.Cmd {
+	t.Helper()
+	text, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), actEnv+"="+string(text))
+	return cmd
 }
 
 func fdPath(ns netns.NsHandle) string { return fmt.Sprintf("/proc/self/fd/%d", int(ns)) }

@@ -99,8 +99,8 @@ var attempts = []attempt{
 const (
 	// attemptTime bounds an attempt. What is refused is answered, mostly, so that
 	// this passes only when something is wrong.
-	attemptTime = 300 * time.Millisecond
-	reachTime   = 2 * time.Second // bounds what must get through
+	attemptTime = time.Second
+	reachTime   = 10 * time.Second // bounds what must get through
 )
 
 func dial(address func(scene) string) func(context.Context, scene) error {
@@ -159,7 +159,7 @@ var routerAdvertisement = func() []byte {
 // floodProxy opens connections to the proxy until one is refused.
 func floodProxy(ctx context.Context, s scene) error {
 	for range 2000 {
-		err := connect(ctx, net.Dialer{Timeout: attemptTime}, netip.AddrPortFrom(s.proxy, ProxyPort).String())
+		err := connect(ctx, net.Dialer{Timeout: reachTime}, netip.AddrPortFrom(s.proxy, ProxyPort).String())
 		if errors.Is(err, unix.ECONNREFUSED) {
 			return err
 		}

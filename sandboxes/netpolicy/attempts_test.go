@@ -1,7 +1,9 @@
 package netpolicy
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -70,15 +72,42 @@ func (s *stage) listen(t *testing.T, sandbox int, address string) netip.AddrPort
 	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// run lets a process in the first sandbox try something, and returns what it
-// says, which is nothing when it believes that it got through.
-func (s *stage) run(t *testing.T, index int) string {
+// attacker starts a process in the first sandbox. What it returns lets the
+// process try something, and says what that was told: nothing when it believes
+// that it got through.
+func (s *stage) attacker(t *testing.T) func(t *testing.T, index int) string {
 	t.Helper()
-	cmd, output := startActor(t, slotNamespace(t, s.pair[0]), act{Attempt: newAttempt(index, s.at)})
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, output)
+	cmd := newActor(t, act{Attempt: newAttempt(s.at)})
+	orders, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return strings.TrimSpace(output.String())
+	answers, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	if err := s.in(s.pair[0], cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = orders.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the process in the sandbox: %v", err)
+		}
+	})
+	lines := bufio.NewReader(answers)
+	return func(t *testing.T, index int) string {
+		t.Helper()
+		if _, err := fmt.Fprintln(orders, index); err != nil {
+			t.Fatal(err)
+		}
+		var said string
+		if _, err := fmt.Fscanf(lines, "%q\n", &said); err != nil {
+			t.Fatal(err)
+		}
+		return said
+	}
 }
 
 // Each attempt comes from a process in the sandbox, with all privileges there.
@@ -86,10 +115,11 @@ func (s *stage) run(t *testing.T, index int) string {
 // audited with its name; nothing that listens is reached.
 func TestWhatASandboxMustNotReach(t *testing.T) {
 	s := newStage(t)
+	try := s.attacker(t)
 	for i, a := range attempts {
 		t.Run(a.name, func(t *testing.T) {
 			before := usage(t, s.Network, "attacker").Denied[a.reason]
-			said := s.run(t, i)
+			said := try(t, i)
 			eventually(t, "it is counted", func() bool {
 				return usage(t, s.Network, "attacker").Denied[a.reason] > before
 			})
@@ -119,14 +149,14 @@ func TestDenialsAreAuditedWithTheirSandbox(t *testing.T) {
 		"IPv6":                              func(d Denial) bool { return d.Protocol == "icmp" && d.Source.Addr().String() == "fe80::1" },
 		"ARP for another sandbox":           func(d Denial) bool { return d.Protocol == "arp" && d.Source.Addr() == s.at.other },
 	}
-	tried := 0
+	tried, try := 0, s.attacker(t)
 	for i, a := range attempts {
 		is, ok := expected[a.name]
 		if !ok {
 			continue
 		}
 		tried++
-		s.run(t, i)
+		try(t, i)
 		eventually(t, a.name+" is audited", func() bool {
 			s.auditor.mu.Lock()
 			defer s.auditor.mu.Unlock()
@@ -145,7 +175,7 @@ func TestDenialsAreAuditedWithTheirSandbox(t *testing.T) {
 
 func TestNewConnectionsAreLimited(t *testing.T) {
 	s := newStage(t)
-	if said := s.run(t, -1); !strings.Contains(said, "connection refused") {
+	if said := s.attacker(t)(t, -1); !strings.Contains(said, "connection refused") {
 		t.Errorf("the process was told %q", said)
 	}
 	if usage(t, s.Network, "attacker").Denied[ReasonRate] == 0 {
@@ -162,7 +192,8 @@ func TestFloodCostsLittle(t *testing.T) {
 	s := newStage(t)
 	const flood = 20_000
 	p := tcp(netip.AddrPortFrom(s.at.self, 4000), netip.MustParseAddrPort("198.51.100.7:443"), tcpSYN).bytes()
-	start := time.Now()
+	const header = 14 // of Ethernet
+	before, start := usage(t, s.Network, "attacker").Sent, time.Now()
 	err := s.in(s.pair[0], func() error {
 		return sendFrames(flood, hardware(s.at.gateway), hardware(s.at.self), unix.ETH_P_IP, p)
 	})
@@ -170,7 +201,11 @@ func TestFloodCostsLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := time.Since(start)
-	eventually(t, "all is counted", func() bool { return usage(t, s.Network, "attacker").Denied[ReasonDestination] >= flood })
+	// A busy host may drop frames before they are anybody's business.
+	eventually(t, "all that came is counted", func() bool {
+		u := usage(t, s.Network, "attacker")
+		return u.Sent > before && u.Denied[ReasonDestination] >= (u.Sent-before)/uint64(header+len(p))
+	})
 	s.auditor.mu.Lock()
 	defer s.auditor.mu.Unlock()
 	if most := 4*loggedPerSec + int(took.Seconds()+2)*loggedPerSec; len(s.auditor.seen) > most {
@@ -192,13 +227,13 @@ func TestWhatTheHostReaches(t *testing.T) {
 		t.Errorf("the agent saw %s, not the gateway's address %s", where, s.pair[1].Gateway)
 	}
 	before := usage(t, s.Network, "victim").Denied[ReasonInbound]
-	d := net.Dialer{Timeout: 100 * time.Millisecond}
-	if err := inside(s.host, func() error { return connect(context.Background(), d, s.at.other.String()+":8891") }); err == nil {
-		t.Error("the host reached another port than the agent's")
-	}
-	if usage(t, s.Network, "victim").Denied[ReasonInbound] == before {
-		t.Error("what the host tried was not counted")
-	}
+	eventually(t, "what the host tries is counted", func() bool {
+		d := net.Dialer{Timeout: 100 * time.Millisecond}
+		if err := inside(s.host, func() error { return connect(context.Background(), d, s.at.other.String()+":8891") }); err == nil {
+			t.Fatal("the host reached another port than the agent's")
+		}
+		return usage(t, s.Network, "victim").Denied[ReasonInbound] > before
+	})
 }
 
 // What guests with IPv6 say by themselves is counted, and is no news.

@@ -10,6 +10,7 @@ import (
 )
 
 func TestBandwidthIsLimitedBothWays(t *testing.T) {
+	t.Parallel()
 	const rate, size = 4 << 20, 6 << 20
 	n := openOn(t, newHost(t), Options{Bandwidth: rate})
 	s := acquire(t, n, "a")

@@ -27,6 +27,7 @@ func endedOn(t *testing.T, host netns.NsHandle, dir string, fail error) ([]strin
 
 // A gateway whose sandboxes are to have no network follows one whose had.
 func TestEndLeavesNothingOfSlotsAndTheirSandboxes(t *testing.T) {
+	t.Parallel()
 	host, dir := newHost(t), t.TempDir()
 	n := openOn(t, host, Options{StateDir: dir, Ready: 2})
 	waitReady(t, n, 2)

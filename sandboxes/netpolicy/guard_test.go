@@ -89,7 +89,7 @@ func TestRulesComeBackWhenOnlyTheyAreRemoved(t *testing.T) {
 				if !strings.Contains(line, "they are back") {
 					t.Errorf("the log says %q", line)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("nobody noticed")
 			}
 			if err := n.in(s, func() error { return reachable(s.Gateway, 22) }); !errors.Is(err, unix.ECONNREFUSED) {
@@ -196,12 +196,12 @@ func TestAHostThatForwardsDoesNotForwardForSandboxes(t *testing.T) {
 	if toWorld() == nil {
 		t.Error("the sandbox reached the world")
 	}
-	if fromWorld() == nil {
-		t.Error("the world reached the agent")
-	}
-	if usage(t, n, "a").Denied[ReasonForwarded] == 0 {
-		t.Error("what came from the world was not counted")
-	}
+	eventually(t, "what comes from the world is counted", func() bool {
+		if fromWorld() == nil {
+			t.Fatal("the world reached the agent")
+		}
+		return usage(t, n, "a").Denied[ReasonForwarded] > 0
+	})
 	openHole(t, n)
 	if toWorld() == nil {
 		t.Error("without our rules the sandbox reached the world")

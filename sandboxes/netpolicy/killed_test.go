@@ -19,6 +19,7 @@ import (
 // one, killed at its first change as well; the third removes what is half done
 // and has what is whole.
 func TestKilledAtAnyStepLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
 	host := newHost(t)
 	for at := 1; ; at++ {
 		dir := t.TempDir()
@@ -39,6 +40,7 @@ func TestKilledAtAnyStepLeavesNothingBehind(t *testing.T) {
 }
 
 func TestKilledAtAnyMomentLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
 	host := newHost(t)
 	for range 15 {
 		dir := t.TempDir()

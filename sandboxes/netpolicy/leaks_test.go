@@ -24,6 +24,7 @@ func leaksOn(t *testing.T, host netns.NsHandle, dir string, repair bool) []Leak 
 // While a gateway runs, what it does not know of is found and removed, and what
 // it has stays.
 func TestStraysAreRepairedBesideARunningGateway(t *testing.T) {
+	t.Parallel()
 	host, dir := newHost(t), t.TempDir()
 	n := openOn(t, host, Options{StateDir: dir, Ready: 1})
 	waitReady(t, n, 1)

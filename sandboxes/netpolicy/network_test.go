@@ -112,7 +112,7 @@ func TestSelfTest(t *testing.T) {
 
 // reachable connects from where the thread is.
 func reachable(addr netip.Addr, port uint16) error {
-	return connect(context.Background(), net.Dialer{Timeout: 2 * time.Second}, netip.AddrPortFrom(addr, port).String())
+	return connect(context.Background(), net.Dialer{Timeout: reachTime}, netip.AddrPortFrom(addr, port).String())
 }
 
 // agentAnswers connects from the host to the agent's port, on which it has
@@ -143,7 +143,7 @@ func waitReady(t testing.TB, n *Network, count int) {
 // eventually waits for what no event tells of.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain until %s", what)
 		}
