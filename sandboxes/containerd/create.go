@@ -2,7 +2,6 @@ package containerd
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"os"
@@ -170,7 +169,8 @@ func (d *Driver) makeWork(ctx context.Context, spec sandboxes.Spec, base string,
 
 // joinPod returns when a container can be put into a pod: when the pod has
 // started or, with runc, when its shim listens. runc's shims ask no more of a
-// container than the pod's name, and a pod that is half made is no hindrance.
+// container than the pod's name, and a pod that is half made is no hindrance. Where
+// the socket is another one, a pod takes longer to start, and that is all.
 func (d *Driver) joinPod(pod string, started <-chan error) error {
 	if d.runtime.kata {
 		return <-started
@@ -188,13 +188,6 @@ func (d *Driver) joinPod(pod string, started <-chan error) error {
 		case <-look.C:
 		}
 	}
-}
-
-// shimSocket is where the shim of a pod listens, by the rule of containerd's
-// package pkg/shim. Where it is another, as with a socket of containerd that goes
-// by two names, a pod takes longer to start, and that is all.
-func shimSocket(address, namespace, pod string) string {
-	return fmt.Sprintf("/run/containerd/s/%x", sha256.Sum256([]byte(filepath.Join(address, namespace, pod))))
 }
 
 // fillDir writes what the sandbox sees of its directory, and returns where its

@@ -36,6 +36,7 @@ type Driver struct {
 	snapshots   snapshots.Snapshotter
 	names       names
 	version     string // of containerd
+	layers      bool   // the snapshotter keeps a sandbox's writes apart
 
 	images sync.Mutex // held while something common to all sandboxes is made in containerd
 
@@ -76,14 +77,7 @@ func open(opts Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.runtime.kata && opts.Network == nil {
-		err = errors.New("kata needs a network: a virtual machine can be reached in no other way")
-	} else if err = d.checkRuntime(ctx); err == nil {
-		if err = d.records.Sweep(ctx); err == nil {
-			err = d.sweepNetwork(ctx)
-		}
-	}
-	if err != nil {
+	if err := d.takeOver(ctx); err != nil {
 		_ = d.client.Close()
 		return nil, err
 	}
@@ -91,6 +85,23 @@ func open(opts Options) (*Driver, error) {
 	d.stop = stop
 	d.watching.Go(func() { d.watchMemory(watch) })
 	return d, nil
+}
+
+// takeOver begins with the sandboxes that there are.
+func (d *Driver) takeOver(ctx context.Context) (err error) {
+	if d.runtime.kata && d.opts.Network == nil {
+		return errors.New("kata needs a network: a virtual machine can be reached in no other way")
+	}
+	if d.layers, err = d.keepsLayers(ctx); err != nil {
+		return err
+	}
+	if err := d.checkRuntime(ctx); err != nil {
+		return err
+	}
+	if err := d.records.Sweep(ctx); err != nil {
+		return err
+	}
+	return d.sweepNetwork(ctx)
 }
 
 // checkRuntime refuses sandboxes that run with a runtime of the other kind: taken
@@ -178,7 +189,7 @@ func (d *Driver) Capabilities() sandboxes.Capabilities {
 	network := d.opts.Network != nil
 	return sandboxes.Capabilities{
 		Isolated: d.runtime.kata, Network: network, NetworkPolicy: network,
-		MemoryLimit: true, ProcessLimit: true, Freeze: true, Layers: true,
+		MemoryLimit: true, ProcessLimit: true, Freeze: true, Layers: d.layers,
 	}
 }
 

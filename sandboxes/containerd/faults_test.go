@@ -34,6 +34,7 @@ func TestMemoryLimitIsTheReason(t *testing.T) {
 func TestKilledShimLeavesNothing(t *testing.T) {
 	forEach(t, func(t *testing.T, b backend) {
 		d, o := b.tiny(t)
+		sockets := shimSockets(t)
 		sb := b.make(t, d, "wait")
 		b.answers(t, sb)
 		id := sb.Spec.ID
@@ -64,7 +65,20 @@ func TestKilledShimLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.nothingLeft(t, id)
+		if after := shimSockets(t); !b.real && len(after) > len(sockets) {
+			t.Errorf("sockets of shims: %q, before there were %q", after, sockets)
+		}
 	})
+}
+
+// shimSockets lists what shims listen on, or did.
+func shimSockets(t *testing.T) []string {
+	t.Helper()
+	sockets, err := filepath.Glob("/run/containerd/s/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sockets
 }
 
 func TestDeathOfTheMachineIsTheReason(t *testing.T) {
@@ -224,41 +238,6 @@ func holdings(t *testing.T, b backend) held {
 		mounts: strings.Count(string(mounts), "\n"), containers: len(list), leases: len(leases), groups: len(groups), snapshots: len(names),
 	}
 }
-
-func TestImagesNoLongerKeptAreCollected(t *testing.T) {
-	forEach(t, func(t *testing.T, b backend) {
-		if b.kata && !b.real {
-			t.Skip("no shim sees images: tried with runc")
-		}
-		d, o := b.tiny(t)
-		old := o.Images.(*tinyImage)
-		sb := b.make(t, d, "wait")
-		admin := b.daemon.client(t)
-		name := "kernelgw.local/image@" + old.image.Digest
-		if _, err := admin.ImageService().Get(t.Context(), name); err != nil {
-			t.Fatalf("the image is not in containerd: %v", err)
-		}
-		// The next image that comes sees what went; what still runs goes on.
-		old.gone = true
-		images := &twoImages{old: old, next: newTinyImage(t)}
-		o.Images, o.StateDir = images, shortTempDir(t)
-		second := newDriver(t, o)
-		t.Cleanup(func() { removeImage(t, admin, images.next.image.Digest) })
-		b.make(t, second, "wait")
-		if _, err := admin.ImageService().Get(t.Context(), name); err == nil {
-			t.Error("an image that nobody keeps is still in containerd")
-		}
-		b.answers(t, sb)
-	})
-}
-
-type twoImages struct{ old, next *tinyImage }
-
-func (i *twoImages) Resolve(ctx context.Context, ref string) (containerd.Image, error) {
-	return i.next.Resolve(ctx, ref)
-}
-
-func (i *twoImages) Digests(ctx context.Context) ([]string, error) { return i.next.Digests(ctx) }
 
 // Kata sees what is in the namespace when it is given one, and does not take one
 // twice.

@@ -3,6 +3,7 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,8 +23,8 @@ import (
 // What a runtime may leave on the host, and nobody else removes.
 
 // cleanHost waits for a sandbox's shim to end, and removes what it and its
-// machine left: processes, mounts, directories, control groups. All of it bears
-// the pod's name.
+// machine left: processes, mounts, directories, control groups, sockets. All of it
+// bears the pod's name, or one that is derived from it.
 func (d *Driver) cleanHost(ctx context.Context, id string) error {
 	pod := d.names.pod(id)
 	if err := d.endProcesses(ctx, id, pod); err != nil {
@@ -39,10 +40,33 @@ func (d *Driver) cleanHost(ctx context.Context, id string) error {
 	if err := removeGroups(ctx, pod); err != nil {
 		return err
 	}
+	if err := d.removeSockets(pod); err != nil {
+		return err
+	}
 	if !d.runtime.kata {
 		// Of a runc that was killed before it had written anything there.
 		for _, name := range []string{pod, pod + workSuffix} {
 			if err := os.RemoveAll(filepath.Join(runcRoot, d.opts.Namespace, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// shimSocket is where a pod's shim listens, by the rule of containerd's package
+// pkg/shim, from 1.6 on and in Kata. It is another one where containerd's socket
+// goes by two names.
+func shimSocket(address, namespace, pod string) string {
+	return fmt.Sprintf("/run/containerd/s/%x", sha256.Sum256([]byte(filepath.Join(address, namespace, pod))))
+}
+
+// removeSockets removes what a shim listened on that was killed.
+func (d *Driver) removeSockets(pod string) error {
+	for _, name := range []string{pod, pod + workSuffix} {
+		for _, purpose := range []string{"", "debug"} {
+			socket := shimSocket(d.opts.Address, d.opts.Namespace, filepath.Join(name, purpose))
+			if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}

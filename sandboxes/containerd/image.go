@@ -24,16 +24,23 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// imagePrefix begins the names of images in containerd; the digest follows, so
-// that a name never means another image.
-const imagePrefix = "kernelgw.local/image@"
+// podRoot is the snapshot with the root of the first container of every pod, of
+// all gateways. The number changes with what is put into it, so that a newer
+// gateway does not use an older one's.
+const podRoot = "kernelgw-pod-1"
 
-// What is kept in containerd for all sandboxes. The numbers change with what is
-// put into these snapshots, so that a newer gateway does not use an older one's.
-const (
-	basePrefix = "kernelgw-base-1-" // an image with mount points and a home; the digest's hex follows
-	podRoot    = "kernelgw-pod-1"   // the root of the first container of every pod
-)
+// imageName is the name of an image in containerd: this driver's own, so that
+// nobody else removes it, and the digest's, so that it never means another image.
+// What is in an image containerd keeps once, whoever names it.
+func (d *Driver) imageName(of digest.Digest) string {
+	return "kernelgw.local/" + d.owner + "/image@" + of.String()
+}
+
+// baseKey is the name of the snapshot with an image, mount points and a home. Its
+// number is as podRoot's.
+func (d *Driver) baseKey(of digest.Digest) string {
+	return "kernelgw-base-1-" + d.owner + "-" + of.Encoded()
+}
 
 // rootLabel keeps a snapshot from containerd's garbage collection.
 const rootLabel = "containerd.io/gc.root"
@@ -45,7 +52,7 @@ func (d *Driver) baseSnapshot(ctx context.Context, image Image) (string, error) 
 	if err != nil {
 		return "", fmt.Errorf("image digest %q: %w", image.Digest, err)
 	}
-	key := basePrefix + parsed.Encoded()
+	key := d.baseKey(parsed)
 	if d.committed(ctx, key) {
 		return key, nil
 	}
@@ -137,9 +144,12 @@ func (d *Driver) commit(ctx context.Context, key, parent string, fill func(root 
 
 // importImage copies an image into containerd.
 func (d *Driver) importImage(ctx context.Context, image Image, want digest.Digest) (images.Image, error) {
-	name := imagePrefix + want.String()
+	name := d.imageName(want)
 	if known, err := d.client.ImageService().Get(ctx, name); err == nil {
 		return known, nil
+	}
+	if shared, ok := d.shareImage(ctx, name, want); ok {
+		return shared, nil
 	}
 	stream, w := io.Pipe()
 	written := make(chan struct{})
@@ -147,7 +157,7 @@ func (d *Driver) importImage(ctx context.Context, image Image, want digest.Diges
 		defer close(written)
 		w.CloseWithError(writeArchive(w, image.Layout, want, name))
 	}()
-	imported, err := d.client.Import(ctx, stream)
+	imported, err := d.client.Import(ctx, stream, containerd.WithImageLabels(map[string]string{ownerLabel: d.owner}))
 	_ = stream.CloseWithError(errors.New("the import has ended"))
 	<-written
 	if err != nil {
@@ -159,6 +169,26 @@ func (d *Driver) importImage(ctx context.Context, image Image, want digest.Diges
 		}
 	}
 	return images.Image{}, fmt.Errorf("containerd made no image %s of the archive", name)
+}
+
+// shareImage gives another name to an image that another gateway has imported.
+func (d *Driver) shareImage(ctx context.Context, name string, want digest.Digest) (images.Image, bool) {
+	service := d.client.ImageService()
+	list, err := service.List(ctx, fmt.Sprintf("target.digest==%q", want))
+	if err != nil || len(list) == 0 {
+		return images.Image{}, false
+	}
+	made, err := service.Create(ctx, images.Image{Name: name, Target: list[0].Target, Labels: map[string]string{ownerLabel: d.owner}})
+	if err != nil {
+		return images.Image{}, false
+	}
+	// The other may have removed it meanwhile: what is there now stays.
+	whole, _, _, missing, err := images.Check(ctx, d.client.ContentStore(), made.Target, nil)
+	if err != nil || !whole || len(missing) > 0 {
+		_ = service.Delete(ctx, name)
+		return images.Image{}, false
+	}
+	return made, true
 }
 
 // writeArchive writes one image of an OCI layout as a tar archive of such a
@@ -300,8 +330,9 @@ func makeDirs(root *os.Root, dir string) error {
 	return err
 }
 
-// collectImages takes from containerd what belongs to images that are no longer
-// kept and to no sandbox. What fails is left for the next time.
+// collectImages takes from containerd what this driver has put there of images
+// that are no longer kept and have no sandbox. What fails is left for the next
+// time.
 func (d *Driver) collectImages(ctx context.Context) {
 	kept, err := d.opts.Images.Digests(ctx)
 	if err != nil {
@@ -311,29 +342,31 @@ func (d *Driver) collectImages(ctx context.Context) {
 	keep := map[string]bool{}
 	for _, text := range kept {
 		if parsed, err := digest.Parse(text); err == nil {
-			keep[parsed.String()], keep[parsed.Encoded()] = true, true
+			keep[d.imageName(parsed)], keep[d.baseKey(parsed)] = true, true
 		}
 	}
-	list, err := d.client.ImageService().List(ctx)
+	own := fmt.Sprintf("labels.%q==%q", ownerLabel, d.owner)
+	list, err := d.client.ImageService().List(ctx, own)
 	if err != nil {
 		d.opts.Log.Warn("cannot list containerd's images", "error", trim(err))
 		return
 	}
 	for _, image := range list {
-		if of, ours := strings.CutPrefix(image.Name, imagePrefix); ours && !keep[of] {
-			d.opts.Log.Info("removing an image from containerd", "digest", of)
-			if err := d.client.ImageService().Delete(ctx, image.Name); err != nil && !errdefs.IsNotFound(err) {
-				d.opts.Log.Warn("cannot remove an image from containerd", "digest", of, "error", trim(err))
-			}
+		if keep[image.Name] {
+			continue
+		}
+		d.opts.Log.Info("removing an image from containerd", "digest", image.Target.Digest)
+		if err := d.client.ImageService().Delete(ctx, image.Name); err != nil && !errdefs.IsNotFound(err) {
+			d.opts.Log.Warn("cannot remove an image from containerd", "digest", image.Target.Digest, "error", trim(err))
 		}
 	}
 	var old []string
 	err = d.snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if of, ours := strings.CutPrefix(info.Name, basePrefix); ours && info.Kind == snapshots.KindCommitted && !keep[of] {
+		if info.Kind == snapshots.KindCommitted && info.Name != podRoot && !keep[info.Name] {
 			old = append(old, info.Name)
 		}
 		return nil
-	})
+	}, own)
 	if err != nil {
 		d.opts.Log.Warn("cannot list containerd's snapshots", "error", trim(err))
 	}

@@ -11,9 +11,11 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
@@ -47,6 +49,30 @@ func (d *Driver) exportLayer(ctx context.Context, id string, w io.Writer) error 
 	}
 	err = writeLayer(ctx, compressed, upper)
 	return errors.Join(err, compressed.Close())
+}
+
+// keepsLayers asks the snapshotter whether it keeps what a sandbox writes apart
+// from the image. It is told by a snapshot's mounts.
+func (d *Driver) keepsLayers(ctx context.Context) (bool, error) {
+	pod, err := d.podSnapshot(ctx)
+	if err != nil {
+		return false, fmt.Errorf("cannot use snapshotter %s: %w", d.snapshotter, err)
+	}
+	ctx, done, err := d.client.WithLease(ctx)
+	if err != nil {
+		return false, fmt.Errorf("cannot lease a snapshot: %w", trim(err))
+	}
+	defer func() { _ = done(context.WithoutCancel(ctx)) }() // and with it goes what is not removed
+	key := fmt.Sprintf("%s-asking-%d", podRoot, time.Now().UnixNano())
+	mounts, err := d.snapshots.Prepare(ctx, key, pod)
+	if err != nil {
+		return false, fmt.Errorf("cannot use snapshotter %s: %w", d.snapshotter, trim(err))
+	}
+	_, apart := upperDir(mounts)
+	if err := d.snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+		return false, fmt.Errorf("cannot remove a snapshot: %w", trim(err))
+	}
+	return apart, nil
 }
 
 // upperDir returns the directory that takes the writes of an overlay.

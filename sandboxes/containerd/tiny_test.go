@@ -117,8 +117,31 @@ func (b backend) tiny(t testing.TB) (*containerd.Driver, containerd.Options) {
 func removeImage(t testing.TB, admin *client.Client, digest string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_ = admin.ImageService().Delete(ctx, "kernelgw.local/image@"+digest)
-	_ = admin.SnapshotService("overlayfs").Remove(ctx, "kernelgw-base-1-"+strings.TrimPrefix(digest, "sha256:"))
+	for _, name := range imageNames(t, ctx, admin, digest) {
+		_ = admin.ImageService().Delete(ctx, name)
+	}
+	names, err := snapshotNames(ctx, admin)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, strings.TrimPrefix(digest, "sha256:")) {
+			_ = admin.SnapshotService("overlayfs").Remove(ctx, name)
+		}
+	}
+}
+
+// imageNames are the names that an image has in containerd.
+func imageNames(t testing.TB, ctx context.Context, admin *client.Client, digest string) (names []string) {
+	t.Helper()
+	list, err := admin.ImageService().List(ctx, fmt.Sprintf("target.digest==%q", digest))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, image := range list {
+		names = append(names, image.Name)
+	}
+	return names
 }
 
 // make creates a sandbox whose agent does what it is told, and destroys it when

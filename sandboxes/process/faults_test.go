@@ -349,6 +349,9 @@ func TestDamagedRecordCanBeDestroyed(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Spec.ID != "a" {
 		t.Fatalf("List: %+v, %v; want the sandbox by its id", list, err)
 	}
+	if exit := wait(t, d, "a"); exit.Code != -1 || exit.Reason == "" {
+		t.Errorf("Wait: %+v, want code -1 and a reason", exit)
+	}
 	if err := d.Destroy(t.Context(), "a"); err != nil || alive(pid) {
 		t.Errorf("Destroy: %v; the agent is alive: %v", err, alive(pid))
 	}
