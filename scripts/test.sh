@@ -24,9 +24,9 @@ units="$long $others" # the longest first, so that nothing waits for them alone
 # shellcheck disable=SC2086 # package names are words
 if command -v gcc >/dev/null 2>&1; then
 	CGO_ENABLED=1 go test -race -count=1 -p 4 -timeout 20m $units
-	step "what the race detector would distort: memory and allocations of splice and contents"
+	step "what the race detector would distort: memory, allocations and large directories"
 	go test -count=1 ./kernelgw/splice
-	go test -count=1 -run 'Large|Bomb' ./contents
+	go test -count=1 -run 'Large|Bomb' ./contents ./contents/s3store
 else
 	echo "!! NOT CHECKED: data races: the race detector needs a C compiler (gcc), and there is none" >&2
 	go test -count=1 -timeout 20m $units

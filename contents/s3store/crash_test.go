@@ -28,8 +28,8 @@ import (
 	"kernelgw/contents/s3store"
 )
 
-// This test program runs itself again as a gateway that is killed: with
-// crashTask set, it opens the storage in crashDir and does a task.
+// This test program runs again as a gateway that is killed: with crashTask set,
+// it opens the storage in crashDir and does a task.
 const (
 	crashTask = "KERNELGW_TEST_CRASH_TASK"
 	crashDir  = "KERNELGW_TEST_CRASH_DIR"
@@ -314,14 +314,41 @@ var crashTasks = map[string]func(ctx context.Context, s *s3store.Store, m *morta
 	},
 }
 
+// mortalProgram is this test program without the race detector, which watches the
+// same code in the other tests: these run it some fifty times, and what they look
+// for is left on the disk.
+var mortalProgram = sync.OnceValues(func() (string, error) {
+	if !raceDetector {
+		return os.Args[0], nil
+	}
+	program := filepath.Join(scratch, "gateway.test")
+	build := exec.Command("go", "test", "-c", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build the program that is killed: %w: %s", err, out)
+	}
+	return program, nil
+})
+
+// gateway is a process that does a task. It dies with this one.
+func gateway(t *testing.T, dir, task string, at int) *exec.Cmd {
+	t.Helper()
+	program, err := mortalProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), crashTask+"="+task, crashDir+"="+dir, crashAt+"="+strconv.Itoa(at))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
 // crash runs a task in another process, and returns what it printed and whether
 // it was killed.
 func crash(t *testing.T, dir, task string, at int, stdin string) (stdout string, killed bool) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crashTask+"="+task, crashDir+"="+dir, crashAt+"="+strconv.Itoa(at))
+	cmd := gateway(t, dir, task, at)
 	cmd.Stdin = strings.NewReader(stdin)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -371,6 +398,7 @@ func filled(t *testing.T, task string) string {
 // A gateway that is killed during a move of 500 files finishes it at its next
 // start. No file, version or checkpoint is lost, and none is there twice.
 func TestAMoveSurvivesAKill(t *testing.T) {
+	t.Parallel()
 	dir := filled(t, "fill")
 	out, _ := crash(t, copyOf(t, dir), "move", 0, "")
 	requests, err := strconv.Atoi(strings.TrimSpace(out))
@@ -407,6 +435,7 @@ func TestAMoveSurvivesAKill(t *testing.T) {
 // A save is there whole or not at all, at whichever step the gateway is killed;
 // what was there before stays.
 func TestASaveSurvivesAKill(t *testing.T) {
+	t.Parallel()
 	dir := filled(t, "fill")
 	out, _ := crash(t, copyOf(t, dir), "save", 0, "")
 	var requests int
@@ -431,6 +460,7 @@ func TestASaveSurvivesAKill(t *testing.T) {
 // A full disk is told as such, not as a storage that does not answer: trying again
 // would not help. Emptying the trash does.
 func TestAFullDiskIsTold(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("full", dir, "tmpfs", 0, "size=16m"); err != nil {
 		t.Skipf("NOT CHECKED: a full disk; nothing can be mounted here: %v", err)
@@ -445,12 +475,11 @@ func TestAFullDiskIsTold(t *testing.T) {
 
 // Every version that was acknowledged is there after a kill at any time.
 func TestAcknowledgedSavesSurviveAKill(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(storageDir(t), "storage")
 	all := ""
 	for range 4 {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), crashTask+"=write", crashDir+"="+dir)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		cmd := gateway(t, dir, "write", 0)
 		cmd.Stderr = os.Stderr
 		stdout, err := cmd.StdoutPipe()
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 
 // A directory is deleted however much is in it, and all of that is in the trash.
 func TestADirectoryOfManyFilesIsDeleted(t *testing.T) {
+	t.Parallel()
 	files, prefix := 25_000, "test-many-files/"
 	if raceDetector {
 		files = 2_500 // three steps
@@ -66,6 +67,7 @@ func TestADirectoryOfManyFilesIsDeleted(t *testing.T) {
 // A gateway that is killed while it deletes a large directory finishes that at its
 // next start, and no file is lost: each is in the trash.
 func TestADeletionSurvivesAKill(t *testing.T) {
+	t.Parallel()
 	dir := filled(t, "fillmany")
 	out, _ := crash(t, copyOf(t, dir), "delete", 0, "")
 	requests, err := strconv.Atoi(strings.TrimSpace(out))

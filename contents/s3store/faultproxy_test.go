@@ -56,11 +56,17 @@ func (r request) about(workspace string) bool {
 	return false
 }
 
-// proxy is between the SDK and a server, and has faults on command.
+// proxy is between the SDK and a server, and has faults on command. Which one a
+// request has is decided as it is sent. Without one it goes straight to the server;
+// with one it goes by a server that has faults, and its answer is waited for: briefly
+// if none will come, and else so long that a busy machine makes no faults of its own.
 type proxy struct {
-	target target // through the proxy
-	behind target
-	t      *testing.T
+	target  target // through the proxy
+	behind  target
+	server  *url.URL // of the target behind
+	t       *testing.T
+	patient http.RoundTripper
+	hasty   http.RoundTripper // to where no answer comes from
 
 	mu     sync.Mutex
 	decide map[string]func(r request) fault // by workspace
@@ -92,15 +98,55 @@ func (p *proxy) fault(r request) fault {
 func through(t *testing.T, at target) *proxy {
 	t.Helper()
 	p := &proxy{t: t, behind: at, target: at, decide: map[string]func(request) fault{}}
+	var err error
+	if p.server, err = url.Parse(at.access.Endpoint); err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewServer(p)
-	client := &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: time.Second, MaxIdleConnsPerHost: 64}}
+	patient := &http.Transport{ResponseHeaderTimeout: time.Minute, MaxIdleConnsPerHost: 64}
+	hasty := &http.Transport{ResponseHeaderTimeout: 300 * time.Millisecond, MaxIdleConnsPerHost: 64}
+	p.patient, p.hasty = patient, hasty
+	client := &http.Client{Transport: p}
 	t.Cleanup(func() {
-		client.CloseIdleConnections()
+		patient.CloseIdleConnections()
+		hasty.CloseIdleConnections()
 		server.Close()
 	})
 	p.target.access.Endpoint, p.target.access.HTTPClient = server.URL, client
 	p.target.client = s3store.NewClient(p.target.access)
 	return p
+}
+
+// faultHeader tells the proxy's server what was decided.
+const faultHeader = "Test-Fault"
+
+// RoundTrip implements http.RoundTripper.
+func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
+	var body []byte
+	if r.Body != nil {
+		var err error
+		if body, err = io.ReadAll(r.Body); err != nil {
+			return nil, err
+		}
+		r.Body.Close()
+	}
+	f := p.fault(request{r, body})
+	sent := r.Clone(r.Context())
+	if len(body) > 0 {
+		sent.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	switch f {
+	case none:
+		sent.Host = r.URL.Host // that is signed
+		sent.URL.Scheme, sent.URL.Host = p.server.Scheme, p.server.Host
+		return p.behind.access.HTTPClient.Transport.RoundTrip(sent)
+	case silent:
+		sent.Header.Set(faultHeader, string(f))
+		return p.hasty.RoundTrip(sent)
+	default:
+		sent.Header.Set(faultHeader, string(f))
+		return p.patient.RoundTrip(sent)
+	}
 }
 
 // ServeHTTP implements http.Handler.
@@ -109,7 +155,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	f := p.fault(request{r, body})
+	f := fault(r.Header.Get(faultHeader))
+	r.Header.Del(faultHeader)
 	switch f {
 	case failed:
 		answerError(w, http.StatusInternalServerError, "InternalError")

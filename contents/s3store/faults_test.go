@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -222,6 +223,7 @@ func concurrently(t *testing.T, cases map[string]func(ctx context.Context) error
 
 // Each change survives each fault at each of its requests, and is done once.
 func TestEachRequestMayFailOnce(t *testing.T) {
+	t.Parallel()
 	p := through(t, embedded)
 	s := p.target.open(t)
 	for i, c := range changes {
@@ -271,6 +273,7 @@ func TestEachRequestMayFailOnce(t *testing.T) {
 // An outage is told as such. Nothing is lost by it, and what was asked for can be
 // asked for again.
 func TestAnOutageIsTold(t *testing.T) {
+	t.Parallel()
 	p := through(t, embedded)
 	s := p.target.open(t)
 	cases := map[string]func(ctx context.Context) error{}
@@ -327,7 +330,7 @@ func TestACallerMayLeave(t *testing.T) {
 		}
 		ctx, leave := context.WithCancel(t.Context())
 		p.set(w, func(request) fault {
-			leave()
+			time.AfterFunc(10*time.Millisecond, leave) // while it waits, for an answer or to try again
 			return f
 		})
 		if err := put(ctx, s, w, "a/old", "new", contents.PutOptions{}); !errors.Is(err, context.Canceled) || errors.Is(err, contents.ErrUnavailable) {
@@ -373,6 +376,7 @@ func TestABrokenDownloadGoesOn(t *testing.T) {
 
 // A download that cannot go on ends with an error, not early.
 func TestADownloadThatBreaksForGoodFails(t *testing.T) {
+	t.Parallel()
 	p := through(t, embedded)
 	s := p.target.open(t)
 	ctx := ctxOf(t)

@@ -156,6 +156,7 @@ func configured(t *testing.T) target {
 }
 
 func TestStoreOnSeaweedFS(t *testing.T) {
+	t.Parallel()
 	at := seaweed(t)
 	t.Run("Contract", at.contract)
 	t.Run("Behaviour", at.behaviour)

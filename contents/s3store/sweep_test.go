@@ -83,6 +83,7 @@ func sweepHeld(t *testing.T, s *s3store.Store, g *gate, word string, meanwhile f
 // Whoever saves, renames or deletes does not wait for a sweep, however long that
 // reads: a trash of thousands takes it minutes.
 func TestASweepKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
 	s, g := gated(t, s3store.Retention{Trash: time.Nanosecond})
 	ctx := ctxOf(t)
 	const deleted = 40 // more than are purged in one step
