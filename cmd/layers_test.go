@@ -58,7 +58,7 @@ var layers = []layer{
 	{packages: "sandboxes/agent/filesync", ours: []string{"sandboxes/agentapi"}, tests: []string{"..."}, why: "file sync knows files and the link, and nothing of kernels"},
 	{packages: "sandboxes/netpolicy/netpolicytest", ours: []string{"sandboxes/netpolicy", "sandboxes/netpolicy/egress", "sandboxes/sandboxtest"}, support: true, why: "the tests of drivers share a network"},
 	{packages: "sandboxes/netpolicy/egress", ours: []string{"sandboxes"}, why: "the way out of a sandbox knows policies and addresses, and nothing of namespaces, drivers or the gateway"},
-	{packages: "sandboxes/netpolicy", ours: []string{"sandboxes", "sandboxes/netpolicy/egress", "sandboxes/statedir"}, tests: []string{"sandboxes/agent"}, why: "the network knows links, packets and the proxy, and no driver"},
+	{packages: "sandboxes/netpolicy", ours: []string{"sandboxes", "sandboxes/netpolicy/egress", "sandboxes/statedir"}, tests: []string{"sandboxes/agent", "sandboxes/sandboxtest"}, why: "the network knows links, packets and the proxy, and no driver"},
 	driver("sandboxes/gvisor"),
 	driver("sandboxes/containerd"),
 	driver("sandboxes/process"),
