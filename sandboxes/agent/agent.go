@@ -29,7 +29,7 @@ type Agent struct {
 	files *filesync.Syncer // set by Run before it serves; nil when the home is the sandbox's own
 	saved chan struct{}    // closed when the kernel is gone and its files are saved
 
-	notices chan string // for the user, about files
+	notices chan string // for the user, about files and disks
 
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
@@ -87,6 +87,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	var helpers sync.WaitGroup
 	if a.files != nil {
 		helpers.Go(func() { a.files.Run(syncing) })
+	}
+	if a.terminals == nil {
+		helpers.Go(func() { a.watchDisk(ctx) })
 		helpers.Go(func() { a.showNotices(syncing) })
 	}
 	helpers.Go(func() { a.tick(ctx) })

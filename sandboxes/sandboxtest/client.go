@@ -43,6 +43,11 @@ func newClient(t testing.TB, sb sandboxes.Sandbox) *client {
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				// net/http does not end a dial with its request, and what was a sandbox
+				// with a network does not answer.
+				ctx, cancel := context.WithCancel(ctx)
+				defer cancel()
+				defer context.AfterFunc(t.Context(), cancel)()
 				return dial(ctx, sb.Agent)
 			},
 		},
@@ -197,6 +202,8 @@ func collect(ws *websocket.Conn, cell string) (string, error) {
 		switch {
 		case m.Header.MsgType == "status" && content.ExecutionState == string(jupyter.Dead):
 			return printed.String(), errors.New("the kernel died")
+		case m.Header.MsgType == "status" && content.ExecutionState == string(jupyter.Restarting):
+			return printed.String(), errors.New("the kernel died and was started again")
 		case m.Parent.MsgID != cell:
 		case m.Header.MsgType == "stream":
 			printed.WriteString(content.Text)

@@ -116,6 +116,7 @@ func Run(t *testing.T, factory func(t *testing.T) Harness) {
 		{name: "CellLeavesDaemonsBehind", test: testDaemons, skip: !h.Python},
 		{name: "CellSearchesForTheAgentToken", test: testTokenSearch, skip: !h.Python},
 		{name: "CellTriesToGetOut", test: testAttempts, skip: !h.Python},
+		{name: "AgentAnswersThroughFloods", test: testFloods, skip: !h.Python},
 		{name: "CellReachesWhatItsPolicyNames", test: testNetwork, skip: !h.Python || h.Outside == nil},
 		{name: "SecretReachesItsHostOnly", test: testSecret, skip: !h.Python || h.Outside == nil},
 	} {
