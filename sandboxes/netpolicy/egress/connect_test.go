@@ -95,10 +95,8 @@ func TestEarlyHello(t *testing.T) {
 	}
 }
 
-func TestHostThatDoesNotAnswer(t *testing.T) {
-	w := newWorld(t)
-	w.proxy.limits.dial = 100 * time.Millisecond
-	w.serve()
+func TestHostThatCannotBeReached(t *testing.T) {
+	w := newWorld(t).serve()
 	s := w.admit(1, open)
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -25,11 +26,13 @@ func closes(t *testing.T, conn net.Conn, within time.Duration) string {
 
 func TestSlowLoris(t *testing.T) {
 	w := newWorld(t)
-	w.proxy.limits.header = 150 * time.Millisecond
+	// Long enough for this test's own requests, however busy the machine is.
+	w.proxy.limits.header = 1500 * time.Millisecond
 	w.serve()
 	w.host("data.example.org", publicIP, say("x"))
 	s := w.admit(1, only("data.example.org"))
 	hello := helloOf(t, &tls.Config{ServerName: "data.example.org"})
+	start, begun := time.Now(), map[string]net.Conn{}
 	for what, begin := range map[string]func() net.Conn{
 		"silent": s.dial,
 		"half a request": func() net.Conn {
@@ -44,9 +47,11 @@ func TestSlowLoris(t *testing.T) {
 			return conn
 		},
 	} {
-		start := time.Now()
-		closes(t, begin(), 10*time.Second)
-		if took := time.Since(start); took < 100*time.Millisecond {
+		begun[what] = begin()
+	}
+	for what, conn := range begun {
+		closes(t, conn, 20*time.Second)
+		if took := time.Since(start); took < time.Second {
 			t.Errorf("%s: cut after %v", what, took)
 		}
 	}
@@ -122,12 +127,12 @@ func TestConnectionsOfAClientAreLimited(t *testing.T) {
 
 func TestIdleConnectionsAreCut(t *testing.T) {
 	w := newWorld(t)
-	w.proxy.limits.idle = 300 * time.Millisecond
+	w.proxy.limits.idle = time.Second
 	w.serve()
 	stop := make(chan struct{})
 	defer close(stop)
 	hang := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for range 8 { // longer than the idle time: what moves is not idle
+		for range 13 { // longer than the idle time: what moves is not idle
 			io.WriteString(w, "x")
 			http.NewResponseController(w).Flush()
 			time.Sleep(100 * time.Millisecond)
@@ -140,24 +145,29 @@ func TestIdleConnectionsAreCut(t *testing.T) {
 	w.host("data.example.org", publicIP, hang)
 	w.plainHost("data.example.org", publicIP, hang)
 	s := w.admit(1, only("data.example.org"))
+	var downloads sync.WaitGroup
 	for _, url := range []string{"https://data.example.org/", "http://data.example.org/"} {
-		response, err := s.http.Get(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		body, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		if err == nil || string(body) != "xxxxxxxx" || time.Since(start) > 10*time.Second {
-			t.Errorf("%s: %q, %v after %v", url, body, err, time.Since(start))
-		}
+		downloads.Go(func() {
+			response, err := s.http.Get(url)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			start := time.Now()
+			body, err := io.ReadAll(response.Body)
+			response.Body.Close()
+			if err == nil || string(body) != strings.Repeat("x", 13) || time.Since(start) > 15*time.Second {
+				t.Errorf("%s: %q, %v after %v", url, body, err, time.Since(start))
+			}
+		})
 	}
+	downloads.Wait()
 }
 
 // A client that does not read costs no more than buffers, and is cut.
 func TestClientThatDoesNotRead(t *testing.T) {
 	w := newWorld(t)
-	w.proxy.limits.idle = 300 * time.Millisecond
+	w.proxy.limits.idle = time.Second
 	w.serve()
 	sent := make(chan int, 2)
 	flood := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -179,9 +189,11 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer response.Body.Close()
+	}
+	for range 2 {
 		if total := <-sent; total > 100<<20 {
-			t.Errorf("%s: %d bytes went nowhere", url, total)
+			t.Errorf("%d bytes went nowhere", total)
 		}
-		response.Body.Close()
 	}
 }
