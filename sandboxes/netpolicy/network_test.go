@@ -158,14 +158,3 @@ func usage(t testing.TB, n *Network, id string) Usage {
 	}
 	return u
 }
-
-// slotNamespace opens a slot's namespace until the end of the test.
-func slotNamespace(t testing.TB, s Slot) netns.NsHandle {
-	t.Helper()
-	ns, err := netns.GetFromPath(s.Namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
-	return ns
-}
