@@ -201,7 +201,10 @@ func TestManyLargeSavesAtOnceNeedLittleMemory(t *testing.T) {
 	if raceDetector || testing.Short() {
 		t.Skip("measures memory")
 	}
-	const limit = 120 // MiB, of which forty clients need some
+	// MiB. Forty times the least that one could hold, its body, are 200 and the
+	// clients besides. How much it is hangs on how many a busy machine runs at once:
+	// 100 to 140 were seen.
+	const limit = 180
 	store := &diskStore{contentstest.NewFake(), t.TempDir()}
 	s := serve(t, func(o *contents.Options) { o.Store = store })
 	line := strings.Repeat("0123456789abcdef", 64)

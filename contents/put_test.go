@@ -291,9 +291,13 @@ func TestUploadsUnderWayAreBounded(t *testing.T) {
 // One person's uploads, in chunks and whole, do not fill the disk that all use.
 func TestUploadsOfOnePersonHoldSoMuchOfTheDisk(t *testing.T) {
 	const limit = 64 << 20
+	rounds := 3
+	if raceDetector {
+		rounds = 2 // each takes it ten seconds
+	}
 	s := serve(t, func(o *contents.Options) { o.SpoolBytes = limit })
 	piece := strings.Repeat("0123456789abcdef", 10<<16) // 10 MiB: too many for memory
-	for round := range 3 {
+	for round := range rounds {
 		taken, path := 0, fmt.Sprint(round, ".bin")
 		for i := 0; ; i++ {
 			a := s.api("PUT", path, chunk(i+1, piece))
