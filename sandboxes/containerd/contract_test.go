@@ -88,6 +88,7 @@ func openNetworked(t *testing.T, b backend, dir string, outside *sandboxtest.Out
 	network := netpolicytest.Open(t, filepath.Join(dir, "net"), outside)
 	o := b.options(t, filepath.Join(dir, "box"))
 	o.Network = network
+	o.Defaults.DiskBytes = 256 << 20 // a disk of its own for each, as in production
 	d, err := containerd.New(o)
 	if err != nil {
 		_ = network.Close()

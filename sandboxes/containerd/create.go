@@ -147,6 +147,11 @@ func (d *Driver) makeWork(ctx context.Context, spec sandboxes.Spec, base string,
 	if err != nil {
 		return err
 	}
+	if d.disks && limits.DiskBytes > 0 {
+		if mounts, err = d.makeDisk(ctx, spec.ID, mounts, limits.DiskBytes); err != nil {
+			return fmt.Errorf("cannot make its disk: %w", err)
+		}
+	}
 	if spec.Layer != "" {
 		if err := importLayer(ctx, spec.Layer, mounts, limits.DiskBytes); err != nil {
 			return err

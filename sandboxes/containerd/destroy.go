@@ -36,6 +36,9 @@ func (d *Driver) remove(ctx context.Context, id string) error {
 			}
 		}
 	}
+	if err := d.removeDisk(ctx, id); err != nil {
+		return err
+	}
 	for _, key := range []string{work, pod} {
 		if err := d.snapshots.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("cannot remove snapshot %s: %w", key, trim(err))

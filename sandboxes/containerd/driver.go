@@ -37,6 +37,9 @@ type Driver struct {
 	names       names
 	version     string // of containerd
 	layers      bool   // the snapshotter keeps a sandbox's writes apart
+	disks       bool   // and they can be put on a disk of its own
+
+	empty emptyDisk
 
 	images sync.Mutex // held while something common to all sandboxes is made in containerd
 
@@ -94,6 +97,11 @@ func (d *Driver) takeOver(ctx context.Context) (err error) {
 	}
 	if d.layers, err = d.keepsLayers(ctx); err != nil {
 		return err
+	}
+	if err := diskProblem(); err != nil {
+		d.opts.Log.Warn("what sandboxes write is not limited", "reason", err)
+	} else {
+		d.disks = d.layers
 	}
 	if err := d.checkRuntime(ctx); err != nil {
 		return err
@@ -182,14 +190,11 @@ func (o *Options) complete() error {
 func (d *Driver) Name() string { return Name }
 
 // Capabilities implements sandboxes.Driver.
-//
-// The writable layer is a directory of the host's or, through virtiofs, seems to
-// be one: neither has a quota.
 func (d *Driver) Capabilities() sandboxes.Capabilities {
 	network := d.opts.Network != nil
 	return sandboxes.Capabilities{
 		Isolated: d.runtime.kata, Network: network, NetworkPolicy: network,
-		MemoryLimit: true, ProcessLimit: true, Freeze: true, Layers: d.layers,
+		MemoryLimit: true, ProcessLimit: true, DiskLimit: d.disks, Freeze: true, Layers: d.layers,
 	}
 }
 
@@ -243,6 +248,7 @@ func (d *Driver) SetNetworkPolicy(ctx context.Context, id string, policy sandbox
 func (d *Driver) Close() error {
 	d.stop()
 	d.watching.Wait()
+	d.empty.close()
 	if err := d.client.Close(); err != nil && !isClosed(err) {
 		return fmt.Errorf("cannot close the connection to containerd: %w", err)
 	}

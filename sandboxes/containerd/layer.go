@@ -35,11 +35,10 @@ func (d *Driver) exportLayer(ctx context.Context, id string, w io.Writer) error 
 	if !d.records.Exists(id) {
 		return sandboxes.ErrNotFound
 	}
-	mounts, err := d.snapshots.Mounts(ctx, d.names.work(id))
+	upper, ok, err := d.layerDir(ctx, id)
 	if err != nil {
-		return trim(err)
+		return err
 	}
-	upper, ok := upperDir(mounts)
 	if !ok {
 		return fmt.Errorf("%w: snapshotter %s keeps no layer apart", sandboxes.ErrInvalid, d.snapshotter)
 	}
