@@ -29,5 +29,5 @@ if [ "$(id -u)" != 0 ]; then
 	echo "conformance with Kata needs root: containerd's socket and network namespaces" >&2
 	exit 1
 fi
-exec go test -count=1 -v -timeout 12h -run '^(TestContractKata|TestMemoryLimitIsTheReason|TestKilledShimLeavesNothing|TestDeathOfTheMachineIsTheReason|TestLeaksAreFoundAndRepaired|TestManySandboxesLeaveNothing|TestImagesNoLongerKeptAreCollected)$' \
+exec go test -count=1 -v -timeout 12h -run '^(TestContractKata|TestMemoryLimitIsTheReason|TestKilledShimLeavesNothing|TestDeathOfTheMachineIsTheReason|TestLeaksAreFoundAndRepaired|TestManySandboxesLeaveNothing|TestImagesNoLongerKeptAreCollected|TestDiskLastsAsLongAsItsSandbox)$' \
 	./sandboxes/containerd
