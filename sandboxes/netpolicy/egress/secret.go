@@ -59,21 +59,20 @@ func (s Secret) isFor(t target) bool {
 // substitution puts values in the place of placeholders, and back. The zero
 // value does nothing.
 type substitution struct {
-	secrets              []Secret
-	values, placeholders *strings.Replacer
+	secrets     []Secret
+	there, back replacements
 }
 
 func newSubstitution(secrets []Secret) substitution {
 	if len(secrets) == 0 {
 		return substitution{}
 	}
-	var there, back []string
-	for _, s := range secrets {
-		there = append(there, s.Placeholder, s.Value)
-		back = append(back, s.Value, s.Placeholder)
+	s := substitution{secrets: secrets}
+	for _, secret := range secrets {
+		s.there = append(s.there, replacement{secret.Placeholder, secret.Value})
+		s.back = append(s.back, replacement{secret.Value, secret.Placeholder})
 	}
-	// In one pass each: what was put in is not looked at again.
-	return substitution{secrets: secrets, values: strings.NewReplacer(there...), placeholders: strings.NewReplacer(back...)}
+	return s
 }
 
 // maxPut bounds the headers of a request with the values in them: a value may be
@@ -98,9 +97,6 @@ func (s substitution) fits(header http.Header) bool {
 // put replaces placeholders in the values of request headers, also inside of
 // Basic credentials.
 func (s substitution) put(header http.Header) {
-	if s.values == nil {
-		return
-	}
 	for name, values := range header {
 		for i, value := range values {
 			if name == "Authorization" {
@@ -109,7 +105,7 @@ func (s substitution) put(header http.Header) {
 					continue
 				}
 			}
-			values[i] = s.values.Replace(value)
+			values[i] = s.there.in(value)
 		}
 	}
 }
@@ -120,7 +116,7 @@ func (s substitution) putBasic(value string) (string, bool) {
 		return "", false
 	}
 	scheme, _, _ := strings.Cut(value, " ")
-	return scheme + " " + base64.StdEncoding.EncodeToString([]byte(s.values.Replace(decoded))), true
+	return scheme + " " + base64.StdEncoding.EncodeToString([]byte(s.there.in(decoded))), true
 }
 
 func decodeBasic(value string) (decoded string, ok bool) {
@@ -135,12 +131,9 @@ func decodeBasic(value string) (decoded string, ok bool) {
 // take replaces values in response headers, where hosts may repeat what they
 // were sent.
 func (s substitution) take(header http.Header) {
-	if s.placeholders == nil {
-		return
-	}
 	for _, values := range header {
 		for i, value := range values {
-			values[i] = s.placeholders.Replace(value)
+			values[i] = s.back.in(value)
 		}
 	}
 }
