@@ -71,6 +71,9 @@ func contract(t *testing.T, b backend, elsewhere ...string) {
 		return sandboxtest.Harness{
 			Python: true, GuestKernel: b.kata, Patience: b.slow, StartTimeout: b.patience(time.Minute), Outside: outside,
 			Elsewhere: elsewhere,
+			Denied: func(t *testing.T, d sandboxes.Driver, id string) uint64 {
+				return netpolicytest.Denied(t, d.(networked).network, id)
+			},
 			New: func(t *testing.T, stateDir string) sandboxes.Driver {
 				return openNetworked(t, b, stateDir, outside)
 			},

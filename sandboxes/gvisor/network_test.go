@@ -47,6 +47,9 @@ func TestContractWithNetwork(t *testing.T) {
 		return sandboxtest.Harness{
 			Python:  true,
 			Outside: outside,
+			Denied: func(t *testing.T, d sandboxes.Driver, id string) uint64 {
+				return netpolicytest.Denied(t, d.(networked).network, id)
+			},
 			New: func(t *testing.T, stateDir string) sandboxes.Driver {
 				return openNetworked(t, stateDir, agent, store, outside)
 			},

@@ -109,6 +109,8 @@ func testNetwork(b *bench) {
 		"http://[::ffff:169.254.169.254]/", "http://[fd00:ec2::254]/", "http://[64:ff9b::a9fe:a9fe]/", "http://metadata.google.internal/",
 		"http://" + metadataName + "/", "https://" + metadataName + "/", "http://127.0.0.1.nip.io/", "http://10.0.0.1/", "http://0.0.0.0/",
 		"http://" + outside.Name + ":25/", "https://crates.io/", "https://1.1.1.1/dns-query",
+		"http://169.254.169.254./", "http://" + outside.Name + "@169.254.169.254/", "http://[::]/", "http://c2VjcmV0." + tunnelName + "/",
+		"http://c2VjcmV0." + outside.Name + "/", "http://" + outside.Name + awayPath, "https://" + outside.Name + awayPath,
 	}
 	host, portText, err := net.SplitHostPort(other.Agent.Address)
 	if err != nil {
@@ -132,7 +134,15 @@ func testNetwork(b *bench) {
 		{"tcp", "10.143.0.1", 6379},
 		{"tcp", "172.31.255.1", 80},
 	}
+	before := b.h.Denied(b.T, b.d, spec.ID)
 	found := b.reach(agent, append(open, shut...), addresses)
+	// A few do not leave the sandbox: IPv6, what the client itself takes for no URL.
+	if denied := b.h.Denied(b.T, b.d, spec.ID) - before; denied < uint64(len(shut)+len(addresses)-4) {
+		b.Errorf("of %d requests and %d packets that were refused %d were counted", len(shut), len(addresses), denied)
+	}
+	if n := outside.asked(tunnelName); n > 0 {
+		b.Errorf("a name that no policy allows was looked up %d times: data leave by the name", n)
+	}
 	for what, got := range found {
 		switch {
 		case slices.Contains(open, what):
@@ -151,6 +161,8 @@ func testNetwork(b *bench) {
 		b.Errorf("the cell tried only %d things", len(found))
 	}
 
+	b.tricks(agent)
+
 	if err := b.d.SetNetworkPolicy(b.ctx, spec.ID, sandboxes.NetworkPolicy{Egress: sandboxes.EgressNone}); err != nil {
 		b.Fatalf("SetNetworkPolicy: %v", err)
 	}
@@ -168,6 +180,83 @@ func testNetwork(b *bench) {
 	}
 	if got := b.reach(agent, open[:1], nil)[open[0]]; !strings.HasPrefix(got, "200") {
 		b.Errorf("%s, which the policy allows again: %s", open[0], got)
+	}
+}
+
+// tricking is a cell that talks to the proxy by hand, and prints as a JSON object
+// what came of each trick: what it got, if it got something.
+const tricking = `
+import json, os, socket, ssl
+name = json.loads(%q)
+host, port = os.environ["HTTPS_PROXY"].split("//")[1].rsplit(":", 1)
+def talk(request, then=None):
+    try:
+        with socket.create_connection((host, int(port)), 5) as s:
+            s.settimeout(5)
+            s.sendall(request.encode())
+            answer = s.recv(4096)
+            if not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2")):
+                return "refused " + answer.split(b"\r\n")[0].decode()
+            if then is None:
+                return "got " + answer.decode(errors="replace")
+            return then(s)
+    except Exception as e:
+        return f"refused {e}"
+def connect(target, then=None):
+    return talk(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n", then)
+def says(hello):
+    def then(s):
+        s.sendall(hello)
+        got = s.recv(100)
+        if got[:1] in (b"", b"\x15"): # the end, or an alert of TLS
+            return f"refused {got!r}"
+        return f"got {got!r}"
+    return then
+def names(sni, inner):
+    lax = ssl.create_default_context()
+    lax.check_hostname, lax.verify_mode = False, ssl.CERT_NONE
+    def then(s):
+        with lax.wrap_socket(s, server_hostname=sni) as t:
+            t.sendall(f"GET / HTTP/1.1\r\nHost: {inner}\r\nConnection: close\r\n\r\n".encode())
+            answer = t.recv(4096)
+            return "got " + answer.decode(errors="replace") if answer.startswith(b"HTTP/1.1 2") else f"refused {answer[:40]!r}"
+    return then
+found = {"CONNECT " + t: connect(t) for t in [
+    "169.254.169.254:80", "127.0.0.1:22", "[::1]:443", "localhost:443", "10.143.0.1:6379", name + ":22", name + ":25", name + ":0", "a@169.254.169.254:443",
+    "0x7f.1:443", name + "@10.0.0.1:443", "metadata.google.internal:443",
+]}
+found["SSH in a tunnel"] = connect(name + ":443", says(b"SSH-2.0-x\r\n"))
+found["HTTP in a tunnel"] = connect(name + ":443", says(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+found["the name of another in TLS"] = connect(name + ":443", names("crates.io", name))
+found["no name in TLS"] = connect(name + ":443", names(None, name))
+found["a Host of another"] = talk(f"GET http://169.254.169.254/ HTTP/1.1\r\nHost: {name}\r\n\r\n")
+found["two Hosts"] = talk(f"GET http://{name}/ HTTP/1.1\r\nHost: {name}\r\nHost: 169.254.169.254\r\n\r\n")
+found["another protocol"] = talk(f"GET ftp://{name}/ HTTP/1.1\r\nHost: {name}\r\n\r\n")
+found["a path alone"] = talk("GET /api/status HTTP/1.1\r\nHost: localhost:8888\r\n\r\n")
+print(json.dumps(found))
+`
+
+// tricks tries to get more out of the proxy than the policy names.
+func (b *bench) tricks(agent *client) {
+	b.Helper()
+	name, err := json.Marshal(b.h.Outside.Name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, b.h.StartTimeout+time.Minute)
+	defer cancel()
+	out, err := agent.execute(ctx, fmt.Sprintf(tricking, name))
+	found := map[string]string{}
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &found)
+	}
+	if err != nil || len(found) < 18 {
+		b.Fatalf("the cell printed %q, %v", out, err)
+	}
+	for trick, got := range found {
+		if !strings.HasPrefix(got, "refused") {
+			b.Errorf("%s: %s", trick, got)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +35,8 @@ type Outside struct {
 
 	mu  sync.Mutex
 	got []string // guarded by mu: Authorization headers that came
+
+	lookups []string // guarded by mu: names that were asked for
 }
 
 // Names that Outside resolves. What is bound to an address that no sandbox may
@@ -42,7 +45,11 @@ const (
 	outsideName  = "outside.example.com"
 	metadataName = "metadata.example.com"
 	mixedName    = "mixed.example.com"
+	tunnelName   = "tunnel.example.net" // of somebody who reads what is asked for below it
 )
+
+// awayPath is where a host sends clients on to the metadata service.
+const awayPath = "/away"
 
 // outsideLink joins the host outside to the namespace of the tests.
 const outsideLink = "world"
@@ -68,6 +75,10 @@ func NewOutside(t testing.TB) *Outside {
 			o.mu.Lock()
 			o.got = append(o.got, a)
 			o.mu.Unlock()
+		}
+		if r.URL.Path == awayPath {
+			http.Redirect(w, r, "http://169.254.169.254/latest/meta-data/", http.StatusFound)
+			return
 		}
 		fmt.Fprintf(w, "hello to %s", r.Host)
 	})
@@ -96,8 +107,23 @@ func (o *Outside) authorizations() []string {
 	return got
 }
 
+// asked is how often a name or one below it was asked for.
+func (o *Outside) asked(name string) (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range o.lookups {
+		if strings.HasSuffix("."+strings.TrimSuffix(l, "."), "."+name) {
+			n++
+		}
+	}
+	return n
+}
+
 // LookupNetIP is what egress.Resolver asks for.
 func (o *Outside) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	o.mu.Lock()
+	o.lookups = append(o.lookups, host)
+	o.mu.Unlock()
 	metadata := netip.MustParseAddr("169.254.169.254")
 	switch host {
 	case outsideName, outsideName + ".":

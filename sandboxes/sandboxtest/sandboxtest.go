@@ -51,6 +51,10 @@ type Harness struct {
 	// not tried.
 	Outside *Outside
 
+	// Denied is how many packets and requests of a sandbox its network has refused.
+	// Needed with Outside.
+	Denied func(t *testing.T, d sandboxes.Driver, id string) uint64
+
 	// StartTimeout bounds the wait for an agent that was created to answer.
 	// Zero means 60 s.
 	StartTimeout time.Duration

@@ -31,3 +31,17 @@ func Open(t testing.TB, dir string, outside *sandboxtest.Outside) *netpolicy.Net
 	}
 	return network
 }
+
+// Denied is how many packets and requests of a sandbox were refused.
+func Denied(t testing.TB, n *netpolicy.Network, id string) uint64 {
+	t.Helper()
+	u, err := n.Usage(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	denied := u.Egress.Denials
+	for _, packets := range u.Denied {
+		denied += packets
+	}
+	return denied
+}
