@@ -120,8 +120,9 @@ func (d *Driver) layerDir(ctx context.Context, id string) (string, bool, error) 
 // the file with the sandbox's directory.
 func (d *Driver) removeDisk(ctx context.Context, id string) error {
 	dir := d.records.Path(id, diskName)
-	for {
-		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	flags := unix.UMOUNT_NOFOLLOW
+	for deadline := time.Now().Add(diskPatience); ; {
+		err := unix.Unmount(dir, flags)
 		switch {
 		case err == nil: // and again: as often as it was mounted
 			continue
@@ -130,9 +131,16 @@ func (d *Driver) removeDisk(ctx context.Context, id string) error {
 		case !errors.Is(err, unix.EBUSY) || ctx.Err() != nil:
 			return fmt.Errorf("cannot unmount %s: %w", dir, errors.Join(err, ctx.Err()))
 		}
+		if time.Now().After(deadline) {
+			flags |= unix.MNT_DETACH // it goes when they do who are in it
+		}
 		select {
-		case <-time.After(10 * time.Millisecond): // whoever looked into it
+		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
 }
+
+// diskPatience is how long somebody of this host may look into a disk that is to
+// go.
+const diskPatience = 2 * time.Second

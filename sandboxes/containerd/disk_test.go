@@ -145,3 +145,23 @@ func TestCreateThatFailsLeavesNoDisk(t *testing.T) {
 	}
 	noLoops(t, o.StateDir)
 }
+
+// An administrator who looks into a disk does not keep its sandbox.
+func TestDiskThatIsLookedIntoGoes(t *testing.T) {
+	b := backend{runtime: "runc", daemon: v2().start(t)}
+	d, o := b.tiny(t)
+	sb := b.onDisk(t, d)
+	held, err := os.Open(filepath.Join(o.StateDir, sb.Spec.ID, "disk", "upper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := d.Destroy(t.Context(), sb.Spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	b.nothingLeft(t, sb.Spec.ID)
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	noLoops(t, o.StateDir)
+}
