@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -226,8 +227,10 @@ except OSError as e:
 for fd in held:
     os.close(fd)
 `)
-	if want := "(300, 300)\n24\n28\n24"; out != want { // ENOSPC, EMFILE
-		b.Errorf("limits of 300 open files and 24 MiB of shared memory look like\n%s\nwant\n%s", out, want)
+	// The agent may have seen that /dev/shm was full, and said so in between.
+	lines := slices.DeleteFunc(strings.Split(out, "\n"), func(line string) bool { return strings.HasPrefix(line, "the disk is full:") })
+	if want := []string{"(300, 300)", "24", "28", "24"}; !slices.Equal(lines, want) { // ENOSPC, EMFILE
+		b.Errorf("limits of 300 open files and 24 MiB of shared memory look like %q, want %q", lines, want)
 	}
 }
 
