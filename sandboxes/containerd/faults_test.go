@@ -190,8 +190,11 @@ func TestManySandboxesLeaveNothing(t *testing.T) {
 		run()
 		before := holdings(t, b)
 		n := 5
-		if os.Getenv("KERNELGW_TEST_LONG") != "" || b.real {
+		switch {
+		case b.real:
 			n = 30
+		case os.Getenv("KERNELGW_TEST_LONG") != "":
+			n = 100
 		}
 		for range n {
 			run()
@@ -199,6 +202,7 @@ func TestManySandboxesLeaveNothing(t *testing.T) {
 		if after := holdings(t, b); after != before {
 			t.Errorf("%d sandboxes changed %+v to %+v", n, before, after)
 		}
+		t.Logf("%d sandboxes, and %+v as before", n, before)
 		if entries, err := os.ReadDir(o.StateDir); err != nil || len(entries) != 1 || entries[0].Name() != "identity.json" {
 			t.Errorf("the state directory holds %v, %v", entries, err)
 		}
