@@ -25,6 +25,8 @@ type pacer struct {
 const (
 	paceSize = 64 << 10 // of a large message
 	paceRate = 4 << 20  // bytes a second: nobody is made slower than that
+	// paceStall is how long a client that reads nothing is waited for, all in all.
+	paceStall = time.Second
 
 	// Of small messages nobody is made slower than 50,000 a second (ipykernel
 	// sends 40,000 here), and what comes in a pause fits a kernel's queue.
@@ -65,15 +67,13 @@ func (p *pacer) appended(h *hub, size int) {
 
 func (p *pacer) large(h *hub, size int) {
 	newest := h.events.Now("")
-	p.timer.Reset(time.Duration(size) * time.Second / paceRate)
-	for _, s := range *h.sockets.Load() {
-		s.marked = s.written.Load()
-	}
+	wait := time.Duration(size) * time.Second / paceRate
+	p.timer.Reset(wait)
 	for p.laggard(h, newest.Offset()) {
 		select {
 		case <-p.progress:
 		case <-p.timer.C:
-			p.judge(h)
+			p.judge(h, wait)
 			return
 		}
 	}
@@ -86,7 +86,7 @@ func (p *pacer) laggard(h *hub, newest uint64) bool {
 		behind := newest - min(newest, s.offset.Load())
 		switch {
 		case behind < p.low:
-			s.stalled = false
+			s.stalled, s.waited = false, 0
 		case behind > p.high && !s.stalled && !s.closing.Load():
 			found = true
 		}
@@ -94,11 +94,15 @@ func (p *pacer) laggard(h *hub, newest uint64) bool {
 	return found
 }
 
-// judge ends a wait that was in vain: who did not read at all meanwhile is not
-// waited for any more, until it has caught up.
-func (p *pacer) judge(h *hub) {
+// judge is called after a wait in vain. Who has read nothing in waits that long
+// is not waited for any more, until it has caught up.
+func (p *pacer) judge(h *hub, wait time.Duration) {
 	for _, s := range *h.sockets.Load() {
-		if s.written.Load() == s.marked {
+		if written := s.written.Load(); written != s.marked {
+			s.marked, s.waited = written, 0
+			continue
+		}
+		if s.waited += wait; s.waited >= paceStall {
 			s.stalled = true
 		}
 	}

@@ -52,7 +52,8 @@ type socket struct {
 
 	// owned by the caller of pacer.appended
 	stalled bool
-	marked  uint64 // bytes written when the wait began
+	marked  uint64        // bytes written when it was last seen to read
+	waited  time.Duration // for it, in vain, since then
 
 	mu     sync.Mutex
 	pings  []ping      // unanswered, oldest first; guarded by mu

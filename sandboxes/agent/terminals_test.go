@@ -492,7 +492,7 @@ func TestASlowScreenIsDroppedWithAReasonAndTheOthersGoOn(t *testing.T) {
 	slow := r.dialTerminal(name)
 	defer slow.Close()
 	s := r.look(name)
-	s.typed("yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 6000000; echo done$((1+1))\r")
+	s.typed("yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 3000000; echo done$((1+1))\r")
 	s.shows("done2")
 	slow.SetPongHandler(nil)
 	_ = slow.SetReadDeadline(time.Now().Add(patience))

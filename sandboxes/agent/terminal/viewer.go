@@ -19,7 +19,7 @@ const (
 	pingEvery     = 20 * time.Second
 	stallLimit    = 30 * time.Second // for the answer to a ping
 	writePatience = 30 * time.Second
-	closeTime     = 2 * time.Second
+	closeTime     = 5 * time.Second
 	lastTime      = 5 * time.Second // for what is pending when the terminal ends
 )
 
