@@ -35,6 +35,11 @@ func virtualMachineManagers(r containerd.Report) []finding {
 	list := []finding{{"containerd", r.Version != "", r.Problem}}
 	if r.Version != "" {
 		list[0].Detail = "version " + r.Version
+		disk := finding{"containerd disk limit", r.Disk == "", "a file system of its own for each sandbox, on a loop device"}
+		if !disk.OK {
+			disk.Detail = "what sandboxes write is not limited: " + r.Disk
+		}
+		list = append(list, disk)
 	}
 	if len(r.Kata) == 0 {
 		return append(list, finding{"Kata", false, "not found: docs/kata.md says how to install it"})

@@ -19,6 +19,7 @@ var handlers = []string{
 type Report struct {
 	Version string    // of containerd, "" when it does not answer
 	Problem string    // why it does not
+	Disk    string    // why what a sandbox writes cannot be limited, "" when it can
 	Kata    []Handler // the handlers that are installed
 }
 
@@ -47,6 +48,9 @@ func Probe(ctx context.Context, address string) Report {
 	}
 	if err != nil {
 		r.Problem = fmt.Sprintf("no answer at %s: %v", address, trim(err))
+	}
+	if err := diskProblem(); err != nil {
+		r.Disk = err.Error()
 	}
 	for _, name := range handlers {
 		if _, err := kataShim(name[len("kata-"):]); err != nil {
