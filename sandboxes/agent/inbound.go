@@ -45,7 +45,7 @@ func (in *inbound) send(h *hub, m *jupyter.Message, id string) error {
 		return in.hold(h, m, id, execute)
 	}
 	// Before the kernel has it: the answer may be faster than this goroutine.
-	news := execute && h.track.request(id)
+	news := execute && h.track.request(id, m.Header)
 	err := in.kernel.Send(m)
 	if err == nil {
 		return nil
@@ -85,7 +85,7 @@ func (in *inbound) hold(h *hub, m *jupyter.Message, id string, execute bool) err
 	in.heldBytes += m.Size()
 	in.held = append(in.held, clone(m))
 	if execute {
-		h.track.request(id)
+		h.track.request(id, m.Header)
 	}
 	return nil
 }

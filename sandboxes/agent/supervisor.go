@@ -170,7 +170,7 @@ func (s *supervisor) restart() error {
 // user restarts it: it would do the same again.
 func (s *supervisor) exceeded(reason string) {
 	s.hub.inbound.refuse()
-	cell := s.hub.track.runningCell()
+	cell := s.hub.track.deadlyCell()
 	s.gone()
 	s.hub.publishError(reason, cell)
 	s.die(reason)

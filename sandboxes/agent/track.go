@@ -24,6 +24,7 @@ type tracker struct {
 	starts  int
 	running map[string]struct{} // msg_ids of execute requests without an answer
 	cell    []byte              // header of the execute request that last became busy
+	given   []byte              // header of the one that came last when all were answered
 }
 
 // maxRunning bounds what a client can make the tracker remember.
@@ -105,9 +106,12 @@ func (t *tracker) reply(parentID string) {
 
 // request takes note of an execute request and reports whether it is one more
 // to be answered.
-func (t *tracker) request(id string) (news bool) {
+func (t *tracker) request(id string, header []byte) (news bool) {
 	t.mu.Lock()
 	if _, known := t.running[id]; !known && len(t.running) < maxRunning {
+		if len(t.running) == 0 {
+			t.given = bytes.Clone(header)
+		}
 		t.running[id] = struct{}{}
 		news = true
 	}
@@ -205,4 +209,19 @@ func (t *tracker) runningCell() []byte {
 		return nil
 	}
 	return t.cell
+}
+
+// deadlyCell is the header of the execute request during which a kernel ended: the
+// one that is being executed or, where none is known to be, the one that is to be.
+// A cell can be the end of a kernel before that has said that it is busy with it.
+func (t *tracker) deadlyCell() []byte {
+	if cell := t.runningCell(); cell != nil {
+		return cell
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, unanswered := t.running[jupyter.PeekID(t.given)]; !unanswered {
+		return nil
+	}
+	return t.given
 }

@@ -56,9 +56,9 @@ func TestExecutionsAreCountedFromRequestToAnswer(t *testing.T) {
 		tr.describe(&s)
 		return s.Executions
 	}
-	tr.request("a")
-	tr.request("b")
-	tr.request("c")
+	tr.request("a", nil)
+	tr.request("b", nil)
+	tr.request("c", nil)
 	tr.reply("a")
 	tr.iopub(kindStatus, status("idle", "execute_request", "b"), true)
 	if n := count(); n != 1 {
@@ -71,7 +71,7 @@ func TestExecutionsAreCountedFromRequestToAnswer(t *testing.T) {
 		t.Errorf("%d executions after a restart, want the held one", n)
 	}
 	for i := range 2 * maxRunning {
-		tr.request(fmt.Sprint(i))
+		tr.request(fmt.Sprint(i), nil)
 	}
 	if n := count(); n > maxRunning {
 		t.Errorf("%d executions are remembered", n)
@@ -92,6 +92,36 @@ func TestRunningCell(t *testing.T) {
 	if cell := tr.runningCell(); cell != nil {
 		t.Errorf("a cell runs in an idle kernel: %s", cell)
 	}
+}
+
+// A fork bomb can be the end of a kernel before that has said that it is busy.
+func TestCellThatEndedItsKernelIsKnownBeforeItIsBusy(t *testing.T) {
+	tr := newTracker(func() {})
+	header := func(id string) []byte { return fmt.Appendf(nil, `{"msg_id":%q,"msg_type":"execute_request"}`, id) }
+	want := func(when, id string) {
+		t.Helper()
+		if got := jupyter.PeekID(tr.deadlyCell()); got != id {
+			t.Errorf("%s: the end of the kernel is told to cell %q, want %q", when, got, id)
+		}
+	}
+	want("nothing was asked", "")
+	tr.request("1", header("1"))
+	tr.request("2", header("2"))
+	if cell := tr.runningCell(); cell != nil {
+		t.Errorf("a cell runs of which the kernel has said nothing: %s", cell)
+	}
+	want("given", "1")
+	tr.iopub(kindStatus, status("busy", "execute_request", "1"), true)
+	want("busy", "1")
+	tr.iopub(kindStatus, status("idle", "execute_request", "1"), true)
+	tr.iopub(kindStatus, status("busy", "execute_request", "2"), true)
+	want("busy with the next", "2")
+	tr.iopub(kindStatus, status("idle", "execute_request", "2"), true)
+	want("all is answered", "")
+	tr.request("3", header("3"))
+	want("given after the others", "3")
+	tr.died("killed")
+	want("dead", "")
 }
 
 func TestRoutesAreBounded(t *testing.T) {
