@@ -36,7 +36,7 @@ type generation struct {
 	asked    atomic.Pointer[wish]       // a client's last shutdown_request; nil when there was none
 	worked   atomic.Bool                // it has answered an execute request
 	exceeded atomic.Pointer[string]     // the limit that it was killed for
-	kills    atomic.Int64               // memoryKills, a second or more ago
+	kills    atomic.Int64               // memoryKills, killEarlier or longer ago
 	readyAt  time.Time                  // valid when ready is closed
 }
 

@@ -58,8 +58,9 @@ func parseMemoryKills(vmstat []byte) int64 {
 }
 
 // killEarlier is how old the number of kills is that a death is compared with, at
-// least: a large process takes its time from the kill to its end.
-const killEarlier = time.Second
+// least: a large process takes its time from the kill to its end, on a busy host
+// more than a second.
+const killEarlier = 3 * time.Second
 
 // killWatch tells a generation how many kills there were a while ago.
 type killWatch struct {

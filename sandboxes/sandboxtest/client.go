@@ -143,6 +143,11 @@ type message struct {
 // execute runs a cell and returns what it printed; an exception in the cell is
 // an error.
 func (c *client) execute(ctx context.Context, code string) (string, error) {
+	return c.executeWatched(ctx, code, func(string) {})
+}
+
+// executeWatched is execute, and calls watch with each text that is printed.
+func (c *client) executeWatched(ctx context.Context, code string, watch func(printed string)) (string, error) {
 	d := websocket.Dialer{NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx, c.agent)
 	}}
@@ -179,11 +184,11 @@ func (c *client) execute(ctx context.Context, code string) (string, error) {
 	}{message: request}); err != nil {
 		return "", fmt.Errorf("cannot send the cell: %w", err)
 	}
-	return collect(ws, request.Header.MsgID)
+	return collect(ws, request.Header.MsgID, watch)
 }
 
 // collect reads until the cell's kernel is idle again.
-func collect(ws *websocket.Conn, cell string) (string, error) {
+func collect(ws *websocket.Conn, cell string, watch func(printed string)) (string, error) {
 	var printed strings.Builder
 	var failed error
 	for {
@@ -207,6 +212,7 @@ func collect(ws *websocket.Conn, cell string) (string, error) {
 		case m.Parent.MsgID != cell:
 		case m.Header.MsgType == "stream":
 			printed.WriteString(content.Text)
+			watch(content.Text)
 		case m.Header.MsgType == "error":
 			failed = errors.New(strings.Join(content.Traceback, "\n"))
 		case m.Header.MsgType == "status" && content.ExecutionState == string(jupyter.Idle):

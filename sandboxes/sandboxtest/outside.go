@@ -33,8 +33,9 @@ type Outside struct {
 
 	addr netip.Addr
 
-	mu  sync.Mutex
-	got []string // guarded by mu: Authorization headers that came
+	mu   sync.Mutex
+	got  []string // guarded by mu: Authorization headers that came
+	came []string // guarded by mu: connections and requests
 
 	lookups []string // guarded by mu: names that were asked for
 }
@@ -71,6 +72,7 @@ func NewOutside(t testing.TB) *Outside {
 		t.Fatalf("cannot make a host outside: %v", err)
 	}
 	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.note(fmt.Sprintf("%s %s of %s", r.Method, r.URL, r.Host))
 		if a := r.Header.Get("Authorization"); a != "" {
 			o.mu.Lock()
 			o.got = append(o.got, a)
@@ -86,6 +88,11 @@ func NewOutside(t testing.TB) *Outside {
 		s := httptest.NewUnstartedServer(answer)
 		_ = s.Listener.Close()
 		s.Listener = l
+		s.Config.ConnState = func(c net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				o.note("connection to " + c.LocalAddr().String())
+			}
+		}
 		if i == 0 {
 			s.Start()
 		} else {
@@ -95,6 +102,21 @@ func NewOutside(t testing.TB) *Outside {
 		t.Cleanup(s.Close)
 	}
 	return o
+}
+
+func (o *Outside) note(what string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.came = append(o.came, what)
+}
+
+// visits returns the connections and requests that came since it was last asked.
+func (o *Outside) visits() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	came := o.came
+	o.came = nil
+	return came
 }
 
 // authorizations returns the Authorization headers that came since it was last
