@@ -73,7 +73,7 @@ func (a *Agent) server() *http.Server {
 
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	own := kernelRoutes
+	own := slices.Concat(kernelRoutes, outputRoutes)
 	if a.terminals != nil {
 		own = slices.Concat(terminalRoutes, convertRoutes)
 	}

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +22,7 @@ import (
 type hub struct {
 	// set at construction
 	events     *eventlog.Log[frame]
+	epoch      string // names the log among those of other agents
 	track      *tracker
 	log        *slog.Logger
 	maxMessage int64
@@ -35,6 +38,8 @@ type hub struct {
 	sockets atomic.Pointer[[]*socket] // replaced under mu, never changed
 	legacy  atomic.Int32              // sockets that do not speak v1
 
+	followers atomic.Pointer[[]*follower] // replaced under mu, never changed
+
 	mu      sync.Mutex
 	clients map[string]*client // by session_id; guarded by mu
 	routes  routes             // guarded by mu
@@ -43,6 +48,7 @@ type hub struct {
 func newHub(o *Options, changed func()) *hub {
 	h := &hub{
 		events:     eventlog.New[frame](o.Config.LogBytes),
+		epoch:      strings.ToLower(rand.Text()[:12]),
 		track:      newTracker(changed),
 		log:        o.Log,
 		maxMessage: o.Config.MaxMessageBytes,
@@ -51,6 +57,7 @@ func newHub(o *Options, changed func()) *hub {
 	}
 	h.pace.init(o.Config.LogBytes)
 	h.sockets.Store(&[]*socket{})
+	h.followers.Store(&[]*follower{})
 	session := jupyter.NewID()
 	h.session.Store(&session)
 	return h
@@ -177,6 +184,9 @@ func (h *hub) publishError(text string, cell []byte) {
 func (h *hub) wake() {
 	for _, s := range *h.sockets.Load() {
 		s.wakeUp()
+	}
+	for _, f := range *h.followers.Load() {
+		f.wakeUp()
 	}
 }
 
@@ -327,12 +337,12 @@ func (h *hub) closeSockets(code int, reason string, which func(*socket) bool) {
 	}
 }
 
-// waitForSockets waits until no socket is left, for some time.
+// waitForSockets waits until no socket and no follower is left, for some time.
 func (h *hub) waitForSockets(patience time.Duration) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
-		if len(*h.sockets.Load()) == 0 {
+		if len(*h.sockets.Load()) == 0 && len(*h.followers.Load()) == 0 {
 			return
 		}
 	}
@@ -341,6 +351,9 @@ func (h *hub) waitForSockets(patience time.Duration) {
 func (h *hub) cutSockets() {
 	for _, s := range *h.sockets.Load() {
 		s.cut()
+	}
+	for _, f := range *h.followers.Load() {
+		f.cut()
 	}
 }
 

@@ -8,6 +8,7 @@
 //	POST /v1/kernel/shutdown   204, when the kernel is gone (asked politely for 5 s, then killed); sockets got "dead" and 1000; the agent then exits 0
 //	GET  /v1/usage             200 Usage
 //	GET  /v1/files, /v1/files/link, POST /v1/files/flush: see FilesProtocol
+//	GET  /v1/stream, /v1/output: see StreamBeat
 //	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
 //
 // A Config without a kernel makes a sandbox of terminals, with these instead of
