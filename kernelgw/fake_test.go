@@ -226,6 +226,10 @@ func (f *fakeKernels) Connect(ctx context.Context, workspace, id string) (kernel
 	}, nil
 }
 
+func (f *fakeKernels) ConnectLog(ctx context.Context, workspace, id string) (kernels.Connection, error) {
+	return f.Connect(ctx, workspace, id)
+}
+
 func (f *fakeKernels) Sessions(_ context.Context, workspace string) ([]kernels.Session, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -44,6 +44,7 @@ type Kernels interface {
 	Restart(ctx context.Context, workspace, id string) (kernels.Kernel, error)
 	Shutdown(ctx context.Context, workspace, id string) error
 	Connect(ctx context.Context, workspace, id string) (kernels.Connection, error)
+	ConnectLog(ctx context.Context, workspace, id string) (kernels.Connection, error)
 	Sessions(ctx context.Context, workspace string) ([]kernels.Session, error)
 	Session(ctx context.Context, workspace, id string) (kernels.Session, error)
 	CreateSession(ctx context.Context, r kernels.SessionRequest) (kernels.Session, error)

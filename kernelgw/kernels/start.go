@@ -345,6 +345,18 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 // after its upgrade when nothing comes. ErrDead when there is no kernel process
 // to talk to.
 func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection, error) {
+	return m.connect(ctx, workspace, id, func(k *kernel) bool { return k.status.Ready && !k.dead() })
+}
+
+// ConnectLog finds the agent for a reader of what a kernel has said: that of a
+// dead one, too, as long as there is one. Else it is as Connect.
+func (m *Manager) ConnectLog(ctx context.Context, workspace, id string) (Connection, error) {
+	return m.connect(ctx, workspace, id, func(*kernel) bool { return true })
+}
+
+// connect finds the agent of a kernel once it is ready, of which ready decides
+// while the caller holds mu.
+func (m *Manager) connect(ctx context.Context, workspace, id string, ready func(*kernel) bool) (Connection, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k, err := m.find(workspace, id)
@@ -355,10 +367,10 @@ func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection
 		switch {
 		case k.removed:
 			return Connection{}, fmt.Errorf("%w: %s", ErrNotFound, id)
+		case k.agent != nil && ready(k):
+			return m.connection(k), nil
 		case k.dead():
 			return Connection{}, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
-		case k.agent != nil && k.status.Ready:
-			return m.connection(k), nil
 		}
 		if m.waitChange(ctx, k) != nil {
 			return Connection{}, fmt.Errorf("%w: it is still starting", ErrNotReady)

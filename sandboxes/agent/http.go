@@ -181,7 +181,9 @@ func (a *Agent) postShutdown(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	<-a.saved // the caller may take the sandbox away after the answer
+	// The caller may take the sandbox away after the answer.
+	<-a.saved
+	a.hub.waitForFollowers(closeTime)
 	w.WriteHeader(http.StatusNoContent)
 }
 

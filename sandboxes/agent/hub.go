@@ -339,12 +339,17 @@ func (h *hub) closeSockets(code int, reason string, which func(*socket) bool) {
 
 // waitForSockets waits until no socket and no follower is left, for some time.
 func (h *hub) waitForSockets(patience time.Duration) {
+	await(patience, func() bool { return len(*h.sockets.Load()) == 0 && len(*h.followers.Load()) == 0 })
+}
+
+func (h *hub) waitForFollowers(patience time.Duration) {
+	await(patience, func() bool { return len(*h.followers.Load()) == 0 })
+}
+
+func await(patience time.Duration, done func() bool) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
-		if len(*h.sockets.Load()) == 0 && len(*h.followers.Load()) == 0 {
-			return
-		}
+	for end := time.Now().Add(patience); time.Now().Before(end) && !done(); <-tick.C {
 	}
 }
 
