@@ -104,7 +104,7 @@ func (c *Client) output(ctx context.Context, target string) (io.ReadCloser, erro
 	return &outputBody{resp.Body, cancel}, nil
 }
 
-// outputBody lets go of its request when it is closed.
+// outputBody ends its request when it is closed, and what reads from it.
 type outputBody struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
@@ -112,7 +112,7 @@ type outputBody struct {
 
 // Close implements io.Closer.
 func (b *outputBody) Close() error {
-	defer b.cancel(nil)
+	b.cancel(nil)
 	return b.ReadCloser.Close()
 }
 
