@@ -18,7 +18,7 @@ type CellOutputs struct {
 	ID             string // of the cell, as clients see it
 	SourceSHA256   string // hex; of the text that was run
 	ExecutionCount *int
-	Outputs        []json.RawMessage // as nbformat has them, text in one string or in lines
+	Outputs        json.RawMessage // a list, as nbformat has it, text in one string or in lines
 }
 
 // OutputsRequest is outputs for a saved notebook.

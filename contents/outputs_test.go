@@ -21,11 +21,9 @@ func sumOf(source string) string {
 }
 
 func ran(id, source string, count int, outputs ...string) contents.CellOutputs {
-	c := contents.CellOutputs{ID: id, SourceSHA256: sumOf(source), ExecutionCount: &count}
-	for _, o := range outputs {
-		c.Outputs = append(c.Outputs, json.RawMessage(o))
+	return contents.CellOutputs{
+		ID: id, SourceSHA256: sumOf(source), ExecutionCount: &count, Outputs: json.RawMessage("[" + strings.Join(outputs, ",") + "]"),
 	}
-	return c
 }
 
 func stream(text string) string {
@@ -121,6 +119,8 @@ func TestCellsThatAreNotWhatWasRunAreLeftAlone(t *testing.T) {
 		"output against the schema":  {notebookOf(cell("a", "x")), ran("a", "x", 1, bad), false},
 		"output that is no JSON":     {notebookOf(cell("a", "x")), ran("a", "x", 1, `{"output_type`), false},
 		"output that is not UTF-8":   {notebookOf(cell("a", "x")), ran("a", "x", 1, stream("o")[:20]+"\xff\"}"), false},
+		"outputs that are no list":   {notebookOf(cell("a", "x")), contents.CellOutputs{ID: "a", SourceSHA256: sumOf("x"), Outputs: json.RawMessage(`{}`)}, false},
+		"outputs that are none":      {notebookOf(cell("a", "x")), contents.CellOutputs{ID: "a", SourceSHA256: sumOf("x")}, false},
 		"deep output":                {notebookOf(cell("a", "x")), ran("a", "x", 1, strings.Repeat("[", 2000)+strings.Repeat("]", 2000)), false},
 		"nothing put out":            {notebookOf(cell("a", "x")), ran("a", "x", 1), true},
 		"no ids, one of that text":   {old(noID("y") + "," + noID("x")), ran("a", "x", 1, stream("o")), true},

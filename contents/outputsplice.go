@@ -110,7 +110,7 @@ func (m *merging) into(t *tree, run *CellOutputs) {
 func freshCell(minor int, run *CellOutputs) (t *tree, wrong string) {
 	cell := map[string]any{
 		"cell_type": "code", "metadata": map[string]any{}, "source": "",
-		"execution_count": run.ExecutionCount, "outputs": append([]json.RawMessage{}, run.Outputs...),
+		"execution_count": run.ExecutionCount, "outputs": run.Outputs,
 	}
 	if minor >= idsSinceMinor {
 		cell["id"] = "fresh"

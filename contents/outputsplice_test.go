@@ -92,7 +92,7 @@ func (n *randomNotebook) cell(index int) {
 		count := 100000 + n.r.IntN(100)
 		run.ExecutionCount = &count
 		outputs := n.output()
-		run.Outputs = append(run.Outputs, json.RawMessage(outputs), json.RawMessage(stdout(count)))
+		run.Outputs = json.RawMessage("[" + outputs + "," + stdout(count) + "]")
 		n.cells = append(n.cells, run)
 		members = append(members, n.member("execution_count", ""), n.member("outputs", ""))
 		count1, outputs1 := members[4], members[5]
@@ -226,7 +226,7 @@ func FuzzMerge(f *testing.F) {
 	}
 	f.Add([]byte(`{"cells":[{"outputs":1,"outputs":{"a":[]},"id":"a","source":["","x"],"execution_count":[],"cell_type":"code"},`+cell+`],"nbformat":4,"nbformat_minor":9}`), []byte(`{"output_type":"error","ename":"","evalue":"","traceback":["\ud800"]}`), -1)
 	f.Fuzz(func(t *testing.T, text, output []byte, count int) {
-		cells := []CellOutputs{{ID: "a", SourceSHA256: sumOf("x"), ExecutionCount: &count, Outputs: []json.RawMessage{output}}}
+		cells := []CellOutputs{{ID: "a", SourceSHA256: sumOf("x"), ExecutionCount: &count, Outputs: json.RawMessage("[" + string(output) + "]")}}
 		m, merged, err := mergedInto(t, text, cells)
 		if err != nil || len(m.splices) == 0 {
 			return
