@@ -35,6 +35,7 @@ type layer struct {
 var layers = []layer{
 	{packages: "jupyter", stdlib: true, why: "the protocol knows nothing of ours, and needs only the standard library"},
 	{packages: "jupyter/kernelspec", ours: []string{"jupyter"}, stdlib: true, why: "kernelspecs are files of the Jupyter protocol"},
+	{packages: "jupyter/outputs", ours: []string{"jupyter"}, stdlib: true, why: "what a notebook keeps of a cell is the Jupyter protocol, without a kernel or a server"},
 	{packages: "jupyter/rest", ours: []string{"jupyter"}, stdlib: true, why: "REST types are the Jupyter protocol, without a server"},
 	{packages: "jupyter/wsproto", ours: []string{"jupyter"}, why: "encodings know messages and nothing else"},
 	{packages: "jupyter/zmq", ours: []string{"jupyter"}, tests: []string{"jupyter/jupytertest"}, why: "sockets know messages and nothing else"},
@@ -48,7 +49,7 @@ var layers = []layer{
 	{packages: "sandboxes/agent/eventlog", why: "the event log holds bytes and numbers"},
 	{packages: "sandboxes/agent/terminal", why: "terminals know shells and WebSockets, and nothing of the agent"},
 	{
-		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
+		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/outputs", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/hostproc", why: "processes of the host are nobody's in particular"},
