@@ -31,6 +31,8 @@ type Agent struct {
 
 	notices chan string // for the user, about files
 
+	collecting sync.Mutex // held while outputs are collected: once at a time
+
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
 }
@@ -199,6 +201,7 @@ func (a *Agent) Status() agentapi.Status {
 		Connections: len(*h.sockets.Load()),
 		Replayed:    h.replayed.Load(),
 		Dropped:     h.dropped.Load(),
+		Unsaved:     h.unsavedCount(time.Now()),
 	}
 	h.track.describe(&s)
 	return s

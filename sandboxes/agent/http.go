@@ -35,6 +35,8 @@ var kernelRoutes = []route{
 	{http.MethodPost, "/v1/kernel/interrupt", (*Agent).postInterrupt},
 	{http.MethodPost, "/v1/kernel/restart", (*Agent).postRestart},
 	{http.MethodGet, "/v1/channels", (*Agent).getChannels},
+	{http.MethodGet, "/v1/unsaved", (*Agent).getUnsaved},
+	{http.MethodPost, "/v1/unsaved", (*Agent).postUnsaved},
 }
 
 var terminalRoutes = []route{

@@ -43,6 +43,7 @@ type hub struct {
 	mu      sync.Mutex
 	clients map[string]*client // by session_id; guarded by mu
 	routes  routes             // guarded by mu
+	cells   cells              // guarded by mu
 }
 
 func newHub(o *Options, changed func()) *hub {
@@ -54,6 +55,7 @@ func newHub(o *Options, changed func()) *hub {
 		maxMessage: o.Config.MaxMessageBytes,
 		clients:    make(map[string]*client),
 		routes:     newRoutes(),
+		cells:      newCells(),
 	}
 	h.pace.init(o.Config.LogBytes)
 	h.sockets.Store(&[]*socket{})
@@ -104,7 +106,15 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 		h.learnSession(m)
 	}
 	e := entry(m, "", kind, h.legacy.Load() > 0)
-	h.events.Append(e)
+	seq := h.events.Append(e)
+	switch kind {
+	case kindInput:
+		h.cellBegan(jupyter.PeekID(m.ParentHeader))
+	case kindStatus:
+		if jupyter.PeekString(m.Content, "execution_state") == string(jupyter.Idle) {
+			h.cellEnded(jupyter.PeekID(m.ParentHeader), seq)
+		}
+	}
 	h.wake()
 	h.pace.appended(h, e.Bytes+eventlog.Overhead)
 	return false
@@ -197,7 +207,15 @@ func (h *hub) fromClient(c *client, m *jupyter.Message) error {
 	h.mu.Lock()
 	h.routes.learn(c, id, jupyter.PeekSession(m.Header))
 	h.mu.Unlock()
-	return h.inbound.send(h, m, id)
+	execute := m.Channel == jupyter.Shell && isType(m, `"execute_request"`)
+	if execute {
+		h.cellRequested(c, m, id)
+	}
+	err := h.inbound.send(h, m, id)
+	if err != nil && execute {
+		h.cellRefused(id)
+	}
+	return err
 }
 
 // refuse tells the client of a message that waited for the kernel that it was
@@ -257,7 +275,7 @@ func (h *hub) detach(s *socket) {
 	c := s.client
 	h.replaceSockets(nil, s)
 	if c.socket == s {
-		c.socket, c.away = nil, time.Now()
+		c.socket, c.away, c.left = nil, time.Now(), s.goodbye
 		if c.anonymous {
 			h.forget(c)
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,9 @@ type socket struct {
 	volume   int       // their bytes
 	since    time.Time // of the first of them
 	parts    [][]byte  // scratch
+
+	// owned by serve
+	goodbye bool // the client said that it goes
 
 	// guarded by the lock of conn
 	lifeAt uint64 // written at the last sign of life by writing
@@ -88,6 +92,10 @@ const (
 	closeTime    = time.Second // for a client to answer a close frame
 )
 
+// goodbyes are the close codes of clients that go. With others they mean to come
+// back: they repeat what the gateway said, or have an error.
+var goodbyes = []int{websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived}
+
 func newSocket(h *hub, ws *websocket.Conn, conn *corkedConn, enc wsproto.Encoding) *socket {
 	s := &socket{hub: h, ws: ws, conn: conn, encoding: enc, log: h.log, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	s.alive.Store(time.Now().UnixNano())
@@ -116,6 +124,7 @@ func (s *socket) serve(sessionID string) {
 		s.close(refused.code, refused.reason, false)
 	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
 		s.left()
+		s.goodbye = slices.Contains(goodbyes, closed.Code)
 		s.close(closed.Code, "", false)
 	case errors.Is(err, net.ErrClosed) || errors.As(err, &closed):
 		s.cut()

@@ -94,6 +94,7 @@ func (s *supervisor) gone() {
 		"reason", s.gen.proc.reason(true), "unsigned", stats.Unsigned, "malformed", stats.Malformed)
 	s.current.Store(nil)
 	s.gen = nil
+	s.hub.cellsBroken()
 }
 
 // exited decides what follows the end of a process that nobody here asked for.
