@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
+	"time"
 )
 
 // Who writes outputs, as Version tells it.
@@ -18,7 +21,11 @@ type CellOutputs struct {
 	ID             string // of the cell, as clients see it
 	SourceSHA256   string // hex; of the text that was run
 	ExecutionCount *int
-	Outputs        json.RawMessage // a list, as nbformat has it, text in one string or in lines
+	// Ended, unless it is zero, says that a client had all of the outputs when the cell
+	// ended, at that time. A notebook that somebody has saved since has them as its
+	// author wants, and stays as it is.
+	Ended   time.Time
+	Outputs json.RawMessage // a list, as nbformat has it, text in one string or in lines
 }
 
 // OutputsRequest is outputs for a saved notebook.
@@ -35,7 +42,7 @@ type OutputsRequest struct {
 
 // SavedOutputs is what became of outputs.
 type SavedOutputs struct {
-	Cells   map[string]bool // by id: those that have their outputs now
+	Cells   map[string]bool // by id: those that have their outputs now, or what their author wants instead
 	Version string          // of the notebook that was written; "" when there was nothing to change
 }
 
@@ -82,6 +89,10 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	if e.Size > h.o.MaxFileBytes {
 		return SavedOutputs{}, spoolFailed(&tooLargeError{h.o.MaxFileBytes})
 	}
+	cells, done, err := h.unsaved(ctx, at, path, e, r.Cells)
+	if err != nil || len(cells) == 0 {
+		return SavedOutputs{Cells: done}, err
+	}
 	text := h.spool(at.Owner, e.Size)
 	defer text.Close()
 	text.expect(e.Size)
@@ -96,7 +107,7 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 			return nil // it was made of one of nbformat 3, in which outputs are something else
 		}
 		m.nb = nb
-		if err := m.merge(r.Cells); err != nil || len(m.splices) == 0 {
+		if err := m.merge(cells); err != nil || len(m.splices) == 0 {
 			return err
 		}
 		return m.write(merged)
@@ -107,7 +118,8 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	for _, wrong := range m.refused {
 		h.o.Log.Warn("a kernel's output is not as notebooks have it, and is not saved", "workspace", at.Workspace, "wrong", wrong)
 	}
-	saved := SavedOutputs{Cells: m.cells}
+	maps.Copy(done, m.cells)
+	saved := SavedOutputs{Cells: done}
 	if len(m.splices) == 0 {
 		return saved, nil
 	}
@@ -133,4 +145,46 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	}
 	h.o.Observe("save", at.Workspace, path, "")
 	return saved, nil
+}
+
+// savedSlack is how much earlier than a cell ended a notebook may seem to have been
+// saved after it: stores tell times in whole seconds, by another clock.
+const savedSlack = 2 * time.Second
+
+// unsaved returns the cells whose outputs are to be merged into a notebook, and by
+// id the others, which it has as its author wants.
+func (h *Handlers) unsaved(ctx context.Context, at At, path string, e Entry, cells []CellOutputs) (wanted []CellOutputs, done map[string]bool, err error) {
+	done = map[string]bool{}
+	var latest time.Time
+	if slices.ContainsFunc(cells, func(c CellOutputs) bool { return !c.Ended.IsZero() }) {
+		if latest, err = h.lastSave(ctx, at, path, e); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, c := range cells {
+		if c.Ended.IsZero() || latest.Before(c.Ended.Add(-savedSlack)) {
+			wanted = append(wanted, c)
+		} else {
+			done[c.ID] = true
+		}
+	}
+	return wanted, done, nil
+}
+
+// lastSave returns when a notebook was last saved, not counting outputs.
+func (h *Handlers) lastSave(ctx context.Context, at At, path string, e Entry) (time.Time, error) {
+	const most = 100 // more of outputs in a row are as good as none
+	if e.Author != outputAuthor {
+		return e.Modified, nil
+	}
+	list, err := h.o.Store.Versions(ctx, at.Workspace, path, "", most)
+	if err != nil {
+		return time.Time{}, failed(err, path)
+	}
+	for _, v := range list {
+		if v.Source != outputSource {
+			return v.Modified, nil
+		}
+	}
+	return time.Time{}, nil
 }

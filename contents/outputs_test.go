@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"kernelgw/contents"
 )
@@ -187,6 +188,33 @@ func TestOutputsReplaceAVersionThatHadLessOfThem(t *testing.T) {
 	s.saveOutputs("n.ipynb", r)
 	if list := s.versions("n.ipynb"); len(list) != 4 {
 		t.Errorf("%d versions: one that somebody else's follows must stay", len(list))
+	}
+}
+
+// What a client had got of a cell is saved without it only if nobody has saved the
+// notebook since: who did, perhaps without the outputs, wants it so.
+func TestOutputsThatAClientHadAreSavedUnlessItDidSo(t *testing.T) {
+	s := serve(t)
+	s.put("n.ipynb", notebookOf(codeCell("a", "{}", "")+","+codeCell("b", "{}", "")))
+	saved := s.versions("n.ipynb")[0].Modified
+	had := func(id string, ended time.Time) contents.CellOutputs {
+		c := ran(id, "x", 1, stream("o"))
+		c.Ended = ended
+		return c
+	}
+	if got := s.saveOutputs("n.ipynb", requested(had("a", saved.Add(-time.Hour)), had("b", saved))); !got.Cells["a"] || !got.Cells["b"] || got.Version != "" {
+		t.Errorf("saved before it was saved: %+v", got)
+	}
+	if got := s.saveOutputs("n.ipynb", requested(had("a", saved.Add(time.Hour)), had("b", saved))); !got.Cells["a"] || !got.Cells["b"] || got.Version == "" {
+		t.Errorf("one ended since: %+v", got)
+	}
+	cells := cellsOf(t, s.api("GET", "n.ipynb", nil).want(200))
+	if fmt.Sprint(cells[0]["execution_count"], cells[1]["execution_count"]) != "1 <nil>" {
+		t.Errorf("cells %v", cells)
+	}
+	// The version with the outputs of the one is no reason to leave out the other's.
+	if got := s.saveOutputs("n.ipynb", requested(had("b", saved.Add(time.Hour)))); got.Version == "" {
+		t.Errorf("the other ended since, too: %+v", got)
 	}
 }
 

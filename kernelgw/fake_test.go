@@ -196,6 +196,8 @@ func (f *fakeKernels) Shutdown(_ context.Context, workspace, id string) error {
 	return nil
 }
 
+func (f *fakeKernels) UsedBy(context.Context, string, string, string) error { return nil }
+
 func (f *fakeKernels) Connect(ctx context.Context, workspace, id string) (kernels.Connection, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -43,6 +43,7 @@ type Kernels interface {
 	Interrupt(ctx context.Context, workspace, id string) error
 	Restart(ctx context.Context, workspace, id string) (kernels.Kernel, error)
 	Shutdown(ctx context.Context, workspace, id string) error
+	UsedBy(ctx context.Context, workspace, id, who string) error
 	Connect(ctx context.Context, workspace, id string) (kernels.Connection, error)
 	ConnectLog(ctx context.Context, workspace, id string) (kernels.Connection, error)
 	Sessions(ctx context.Context, workspace string) ([]kernels.Session, error)

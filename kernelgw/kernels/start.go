@@ -327,6 +327,7 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 	}
 	if agent != nil {
 		m.flushFiles(ctx, k, agent)
+		m.saveLastOutputs(ctx, k, agent)
 		polite, cancel := context.WithTimeout(ctx, 20*time.Second)
 		if err := agent.Shutdown(polite); err != nil {
 			m.o.Log.Warn("a kernel did not shut down politely", "kernel", id, "error", err)
