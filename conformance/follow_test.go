@@ -114,8 +114,17 @@ func TestKillOfTheGatewayLosesNoLineOfAFollower(t *testing.T) {
 			t.Errorf("the %s example ended with %v: %s", f.name, err, &f.stderr)
 		}
 		if got := f.printed(); got != want.String() {
-			t.Errorf("the %s example printed %d bytes in %d lines, want %d in %d; it says %s",
-				f.name, len(got), strings.Count(got, "\n"), want.Len(), lines, &f.stderr)
+			t.Errorf("the %s example printed %d bytes, want %d; line %s; it says %s", f.name, len(got), want.Len(), firstDifference(got, want.String()), &f.stderr)
 		}
 	}
+}
+
+func firstDifference(got, want string) string {
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range g {
+		if i >= len(w) || g[i] != w[i] {
+			return fmt.Sprintf("%d is %q", i, g[i:min(len(g), i+6)])
+		}
+	}
+	return "the last is missing"
 }

@@ -73,8 +73,8 @@ def main():
         if "lost" in event:
             print("lost: {messages} messages, {bytes} bytes".format(**event["lost"]), file=sys.stderr)
         elif "msg" in event and event["msg"]["header"]["msg_type"] == "stream":
-            sys.stdout.write(event["msg"]["content"]["text"])
-            sys.stdout.flush()
+            content = event["msg"]["content"]
+            print(content["text"], end="", flush=True, file=sys.stderr if content["name"] == "stderr" else sys.stdout)
 
 
 if __name__ == "__main__":

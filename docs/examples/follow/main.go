@@ -45,7 +45,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if e.Msg.Header.Type != "stream" {
 			return nil
 		}
-		_, err := io.WriteString(stdout, e.Msg.Content.Text)
+		out := stdout
+		if e.Msg.Content.Name == "stderr" {
+			out = stderr
+		}
+		_, err := io.WriteString(out, e.Msg.Content.Text)
 		return err
 	})
 }
@@ -58,6 +62,7 @@ type event struct {
 			Type string `json:"msg_type"`
 		} `json:"header"`
 		Content struct {
+			Name string `json:"name"` // stdout or stderr
 			Text string `json:"text"`
 		} `json:"content"`
 	} `json:"msg"`
