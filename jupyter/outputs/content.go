@@ -138,9 +138,12 @@ func errorJSON(e *Error) []byte {
 	}{"error", e.Name, e.Value, e.Traceback})
 }
 
-// squeezed returns e in about so many bytes of JSON: its end counts, where
-// Python says what happened.
-func (e *Error) squeezed(most int) *Error {
+// Shortened returns e, or when its JSON has more bytes than that, as much of it
+// as they hold: its end counts, where Python says what happened.
+func (e *Error) Shortened(most int) *Error {
+	if len(errorJSON(e)) <= most {
+		return e
+	}
 	const escaped = 6 // bytes that one may take in JSON
 	room := most / escaped
 	s := &Error{Name: prefix(e.Name, room/8), Value: prefix(e.Value, room/4), Traceback: []string{}}

@@ -238,7 +238,7 @@ func (c *Collector) Fail(e *Error) {
 			return
 		}
 		c.squeezed++
-		o.json = errorJSON(e.squeezed(maxError))
+		o.json = errorJSON(e.Shortened(maxError))
 	}
 	c.push(o)
 }

@@ -68,6 +68,7 @@ func New(o Options) (*Agent, error) {
 		saved:    make(chan struct{}),
 		notices:  make(chan string, maxNotices),
 	}
+	a.hub.executions.interrupt = a.interrupt
 	if !o.Config.HasKernel() {
 		a.terminals = newTerminals(a)
 	}
@@ -204,6 +205,7 @@ func (a *Agent) Status() agentapi.Status {
 		Unsaved:     h.unsavedCount(time.Now()),
 	}
 	h.track.describe(&s)
+	s.Executions += h.executions.waiting()
 	return s
 }
 

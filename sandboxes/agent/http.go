@@ -75,7 +75,7 @@ func (a *Agent) server() *http.Server {
 
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	own := slices.Concat(kernelRoutes, outputRoutes)
+	own := slices.Concat(kernelRoutes, outputRoutes, executionRoutes)
 	if a.terminals != nil {
 		own = slices.Concat(terminalRoutes, convertRoutes)
 	}

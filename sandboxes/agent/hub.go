@@ -29,6 +29,8 @@ type hub struct {
 	pace       pacer
 	inbound    inbound
 
+	executions *executions // set at construction
+
 	session atomic.Pointer[string] // the kernel's own session id, as last seen
 
 	parent parentCache // owned by the caller of fromKernel
@@ -57,6 +59,7 @@ func newHub(o *Options, changed func()) *hub {
 		routes:     newRoutes(),
 		cells:      newCells(),
 	}
+	h.executions = newExecutions(h)
 	h.pace.init(o.Config.LogBytes)
 	h.sockets.Store(&[]*socket{})
 	h.followers.Store(&[]*follower{})
@@ -79,6 +82,9 @@ func (h *hub) fromKernel(m *jupyter.Message, own []byte) (ours bool) {
 	id := jupyter.PeekID(m.ParentHeader)
 	if m.Channel == jupyter.Shell {
 		h.track.reply(id)
+	}
+	if h.executions.take(m) {
+		return false
 	}
 	h.mu.Lock()
 	c := h.routes.find(id, jupyter.PeekSession(m.ParentHeader))
@@ -116,6 +122,7 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 		}
 	}
 	h.wake()
+	h.executions.take(m) // in the log before anyone sees it
 	h.pace.appended(h, e.Bytes+eventlog.Overhead)
 	return false
 }
@@ -154,6 +161,9 @@ func (h *hub) tooLarge(m *jupyter.Message, size int64) {
 	}
 	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (max_message_bytes)",
 		size, h.maxMessage), m.ParentHeader)
+	if m.Channel == jupyter.Shell {
+		h.executions.take(m)
+	}
 }
 
 // learnSession keeps the kernel's session id: messages that the agent makes up
@@ -189,6 +199,7 @@ func (h *hub) publishError(text string, cell []byte) {
 	m := jupyter.NewStream("stderr", text+"\n", *h.session.Load(), cell)
 	h.events.Append(entry(m, "", kindError, h.legacy.Load() > 0))
 	h.wake()
+	h.executions.take(m)
 }
 
 func (h *hub) wake() {

@@ -128,6 +128,7 @@ func (s *supervisor) exited(reason string) bool {
 		s.die(fmt.Sprintf("%s, after %d restarts in a row", reason, maxRestarts))
 		return true
 	}
+	s.hub.executions.broken("the kernel died: " + reason)
 	s.hub.publishStatus(jupyter.Restarting)
 	// They would wait for an answer that does not come: nothing else tells
 	// these clients (contract, sections 9 and 14).
@@ -154,6 +155,7 @@ func (s *supervisor) restart() error {
 	if s.gen != nil {
 		s.gen.stop(s.procs, true)
 		s.gone()
+		s.hub.executions.broken("the kernel was restarted")
 	}
 	s.restarts, s.collisions = 0, 0
 	s.hub.track.clearReason()
@@ -173,6 +175,7 @@ func (s *supervisor) exceeded(reason string) {
 // die makes the kernel dead and says so.
 func (s *supervisor) die(reason string) {
 	s.hub.inbound.refuse()
+	s.hub.executions.broken("the kernel died: " + reason)
 	s.hub.track.died(reason)
 	s.hub.publishStatus(jupyter.Dead)
 	s.hub.closeSockets(websocket.CloseNormalClosure, "the kernel is dead: "+reason, isAnonymous)
@@ -191,6 +194,7 @@ func (s *supervisor) terminate() {
 // farewell says that the kernel is gone, to all.
 func (s *supervisor) farewell(reason string) {
 	s.hub.inbound.refuse()
+	s.hub.executions.broken("the kernel was shut down")
 	s.hub.track.died(reason)
 	s.hub.publishStatus(jupyter.Dead)
 	s.hub.closeSockets(websocket.CloseNormalClosure, "the kernel was shut down", anySocket)

@@ -9,6 +9,7 @@
 //	GET  /v1/usage             200 Usage
 //	GET  /v1/files, /v1/files/link, POST /v1/files/flush: see FilesProtocol
 //	GET  /v1/stream, /v1/output: see StreamBeat
+//	     /v1/executions        see ExecuteRequest
 //	GET  /v1/unsaved[?all=1]   200 [UnsavedCell], oldest first, as many as fit into MaxUnsavedBytes
 //	POST /v1/unsaved           204, for a [SavedCell]
 //	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
