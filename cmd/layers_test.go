@@ -97,6 +97,7 @@ var layers = []layer{
 	{packages: "conformance/...", ours: []string{"conformance/..."}, support: true, why: "the black-box suite would share our mistakes"},
 	{packages: "bench", support: true, why: "what is measured is a server, whoever wrote it"},
 	{packages: "images", why: "recipes of images are files"},
+	{packages: "docs/examples/...", stdlib: true, why: "an example is what a client of anybody's can be"},
 
 	{packages: "cmd/kernelagent", ours: []string{"sandboxes/agent", "sandboxes/agentapi"}, why: "the program inside the sandbox is small"},
 	{packages: "cmd/kernelgw", ours: []string{"..."}, tests: []string{"..."}, why: "main chooses the implementations"},
