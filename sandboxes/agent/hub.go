@@ -86,16 +86,24 @@ func (h *hub) fromKernel(m *jupyter.Message, own []byte) (ours bool) {
 	if h.executions.take(m) {
 		return false
 	}
-	h.mu.Lock()
-	c := h.routes.find(id, jupyter.PeekSession(m.ParentHeader))
-	h.mu.Unlock()
-	if c == nil {
+	if !h.reply(m, id) {
 		h.ignored.Add(1) // its client was forgotten, or never was
 		return false
 	}
-	h.events.Append(entry(m, c.id, kindReply, h.legacy.Load() > 0))
 	h.wake()
 	return false
+}
+
+// reply appends an answer to the log, for its client. The lock is held meanwhile:
+// the log would count for ever what comes for a client that was forgotten.
+func (h *hub) reply(m *jupyter.Message, id string) (known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.routes.find(id, jupyter.PeekSession(m.ParentHeader))
+	if c != nil {
+		h.events.Append(entry(m, c.id, kindReply, h.legacy.Load() > 0))
+	}
+	return c != nil
 }
 
 func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
