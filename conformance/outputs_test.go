@@ -35,8 +35,8 @@ func openDocument(t testing.TB, s *target, sources ...string) *document {
 	return d
 }
 
-// save saves the notebook without outputs.
-func (d *document) save(t testing.TB) {
+// save saves the notebook without outputs, and returns the status.
+func (d *document) save(t testing.TB, edits ...probe.Edit) int {
 	t.Helper()
 	cells := make([]any, 0, len(d.sources))
 	for i, source := range d.sources {
@@ -45,7 +45,8 @@ func (d *document) save(t testing.TB) {
 		})
 	}
 	notebook := map[string]any{"nbformat": 4, "nbformat_minor": 5, "metadata": map[string]any{}, "cells": cells}
-	put(t, d.s, d.path, map[string]any{"type": "notebook", "format": "json", "content": notebook}).Want(t, 200, 201)
+	body := map[string]any{"type": "notebook", "format": "json", "content": notebook}
+	return d.s.Do(t, "PUT", contentsAt(d.path), body, edits...).Want(t, 200, 201, 412).Status
 }
 
 // run asks the kernel to run a cell, as JupyterLab does.
@@ -167,14 +168,21 @@ func TestOutputsOfAClosedTabAreInTheNotebook(t *testing.T) {
 		d.run(t, 0)
 		d.printsFirst(t)
 		d.Close()
-		for n := 0; d.saved(t)[0].shows() == "[ ]" && n < 100; n++ { // somebody writes on
+		note := ""                                                   // that was saved last
+		for n := 0; d.saved(t)[0].shows() == "[ ]" && n < 200; n++ { // somebody writes on
+			seen := s.Do(t, "GET", contentsAt(d.path)+"?content=0", nil).Want(t, 200).Header.Get("ETag")
+			if d.saved(t)[0].shows() != "[ ]" {
+				break
+			}
 			d.sources = append(d.sources[:1], fmt.Sprintf("note = %d", n))
-			d.save(t)
+			if d.save(t, probe.With("If-Match", seen)) == 200 {
+				note = d.sources[1]
+			}
 			time.Sleep(100 * time.Millisecond)
 		}
 		d.isSaved(t, 0, "[1] "+lines)
-		if got := d.saved(t)[1].Source; got != d.sources[1] {
-			t.Errorf("the other cell is %q, want %q", got, d.sources[1])
+		if got := d.saved(t)[1].Source; got != note || note == "" {
+			t.Errorf("the other cell is %q, want %q", got, note)
 		}
 	})
 	t.Run("a client that stays or comes back saves its own", func(t *testing.T) {
@@ -182,10 +190,9 @@ func TestOutputsOfAClosedTabAreInTheNotebook(t *testing.T) {
 		stays, back, left := openDocument(t, s, source), openDocument(t, s, source), openDocument(t, s, source)
 		back.run(t, 0)
 		back.printsFirst(t)
-		back.Close()
-		id := stays.run(t, 0)
-		stays.Finish(t, id, probe.Patience)
+		back.Close() // while it runs, for a moment
 		back.Socket = s.Dial(t, back.kernel, probe.Dialing{Session: back.session})
+		stays.Finish(t, stays.run(t, 0), probe.Patience)
 		left.run(t, 0)
 		left.printsFirst(t)
 		left.Close()
