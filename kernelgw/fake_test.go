@@ -48,6 +48,7 @@ type fakeKernels struct {
 	document kernels.Document // answered by Convert, with made as its content
 	made     string
 	released int // contents closed
+	executor *executor
 
 	silent            map[string]bool // kernels whose agents do not answer Usage
 	asking, mostAsked int             // calls of Usage under way, and the most of them at once
@@ -56,6 +57,7 @@ type fakeKernels struct {
 func newFakeKernels() *fakeKernels {
 	return &fakeKernels{
 		ready: true, kernels: map[string]kernels.Kernel{}, sessions: map[string]kernels.Session{}, dead: make(chan struct{}),
+		executor: newExecutor(),
 		files: fstest.MapFS{
 			"kernel.json":    {Data: []byte(`{}`)},
 			"kernel.js":      {Data: []byte(`alert(1)`)},

@@ -55,6 +55,7 @@ type Kernels interface {
 	Terminals
 	Governed
 	Converter
+	Executor
 }
 
 // Users is who may log in, and what is made from that.

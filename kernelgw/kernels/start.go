@@ -352,7 +352,7 @@ func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection
 // ConnectLog finds the agent for a reader of what a kernel has said: that of a
 // dead one, too, as long as there is one. Else it is as Connect.
 func (m *Manager) ConnectLog(ctx context.Context, workspace, id string) (Connection, error) {
-	return m.connect(ctx, workspace, id, func(*kernel) bool { return true })
+	return m.connect(ctx, workspace, id, withAgent)
 }
 
 // connect finds the agent of a kernel once it is ready, of which ready decides
@@ -360,21 +360,31 @@ func (m *Manager) ConnectLog(ctx context.Context, workspace, id string) (Connect
 func (m *Manager) connect(ctx context.Context, workspace, id string, ready func(*kernel) bool) (Connection, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k, err := m.find(workspace, id)
+	k, err := m.reach(ctx, workspace, id, ready)
 	if err != nil {
 		return Connection{}, err
+	}
+	return m.connection(k), nil
+}
+
+// reach waits until a kernel has an agent and is ready, of which ready decides.
+// The caller holds mu.
+func (m *Manager) reach(ctx context.Context, workspace, id string, ready func(*kernel) bool) (*kernel, error) {
+	k, err := m.find(workspace, id)
+	if err != nil {
+		return nil, err
 	}
 	for {
 		switch {
 		case k.removed:
-			return Connection{}, fmt.Errorf("%w: %s", ErrNotFound, id)
+			return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
 		case k.agent != nil && ready(k):
-			return m.connection(k), nil
+			return k, nil
 		case k.dead():
-			return Connection{}, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
+			return nil, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
 		}
 		if m.waitChange(ctx, k) != nil {
-			return Connection{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
+			return nil, fmt.Errorf("%w: it is still starting", ErrNotReady)
 		}
 	}
 }

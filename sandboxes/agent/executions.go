@@ -230,7 +230,7 @@ func (x *executions) published(e *execution, m *jupyter.Message) {
 
 // asked takes an input_request. It needs the lock.
 func (x *executions) asked(e *execution, m *jupyter.Message) {
-	if !isType(m, `"input_request"`) || !json.Valid(m.Header) || len(m.Header) > maxRememberedParent {
+	if !e.request.AllowStdin || !isType(m, `"input_request"`) || !json.Valid(m.Header) || len(m.Header) > maxRememberedParent {
 		return
 	}
 	prompt := jupyter.PeekString(m.Content, "prompt")

@@ -48,19 +48,24 @@ func (a *asked) run(code string, change ...func(*agentapi.ExecuteRequest)) strin
 func (a *asked) settled(id string) (agentapi.Execution, string) {
 	a.t.Helper()
 	for {
-		e, list, err := a.client.Execution(a.context(), id, patience)
+		e, err := a.client.WaitExecution(a.context(), id, patience)
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		if e.State.Over() || e.State == agentapi.ExecutionInput {
-			return e, string(list)
+		if !e.State.Over() && e.State != agentapi.ExecutionInput {
+			continue
 		}
+		e, list, err := a.client.Execution(a.context(), id)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		return e, string(list)
 	}
 }
 
 func (a *asked) status(id string) int {
 	a.t.Helper()
-	_, _, err := a.client.Execution(a.context(), id, 0)
+	_, _, err := a.client.Execution(a.context(), id)
 	var refused *agentapi.StatusError
 	switch {
 	case err == nil:

@@ -36,6 +36,7 @@ const (
 	MaxExecuteWait  = 30 * time.Second // of one question
 	maxContextBytes = 4 << 10          // of an id or path that is given back
 	maxExecution    = 256 << 10        // of its line
+	outputsTimeout  = 60 * time.Second // for them to come
 )
 
 // ExecuteRequest asks for code to be run.
@@ -161,11 +162,8 @@ func (e *Execution) check() error {
 // Execute asks for code to be run. To ask again with the same id is safe.
 func (c *Client) Execute(ctx context.Context, r ExecuteRequest) (Execution, error) {
 	e, err := send[Execution](ctx, c, http.MethodPost, "/v1/executions", r, callTimeout)
-	if err == nil && e.ID != r.ID {
-		err = fmt.Errorf("cannot call the agent: %w: an execution of another id", ErrLies)
-	}
 	if err == nil {
-		err = e.check()
+		err = e.named(r.ID)
 	}
 	return e, err
 }
@@ -184,29 +182,43 @@ func (c *Client) Executions(ctx context.Context) ([]Execution, error) {
 	return list, nil
 }
 
-// Execution returns one, and its outputs, which are JSON. It waits so long for
-// it to be over or to want input, at most MaxExecuteWait.
-func (c *Client) Execution(ctx context.Context, id string, wait time.Duration) (e Execution, outputs json.RawMessage, err error) {
+// WaitExecution returns one when it is over or wants input, or after so long, at
+// most MaxExecuteWait.
+func (c *Client) WaitExecution(ctx context.Context, id string, wait time.Duration) (Execution, error) {
 	wait = min(wait, MaxExecuteWait)
-	ctx, cancel := context.WithTimeoutCause(ctx, wait+callTimeout, errSilent)
+	path := "/v1/executions/" + url.PathEscape(id) + "?wait=" + strconv.FormatFloat(wait.Seconds(), 'f', 3, 64)
+	e, err := call[Execution](ctx, c, http.MethodGet, path, wait+callTimeout)
+	if err == nil {
+		err = e.named(id)
+	}
+	return e, err
+}
+
+// named is check of an execution that was asked for by its id.
+func (e *Execution) named(id string) error {
+	if e.ID != id {
+		return fmt.Errorf("cannot call the agent: %w: an execution of another id", ErrLies)
+	}
+	return e.check()
+}
+
+// Execution returns one as it is now, and its outputs, which are JSON.
+func (c *Client) Execution(ctx context.Context, id string) (e Execution, outputs json.RawMessage, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, outputsTimeout, errSilent)
 	defer cancel()
-	path := "/v1/executions/" + url.PathEscape(id) + "?outputs=1&wait=" + strconv.FormatFloat(wait.Seconds(), 'f', 3, 64)
-	resp, err := c.roundTrip(ctx, http.MethodGet, path, nil)
+	resp, err := c.roundTrip(ctx, http.MethodGet, "/v1/executions/"+url.PathEscape(id)+"?outputs=1", nil)
 	if err != nil {
 		return e, nil, fmt.Errorf("cannot call the agent: %w", err)
 	}
 	defer resp.Body.Close()
 	e, outputs, err = readExecution(resp.Body)
-	switch {
-	case err != nil && !errors.Is(err, ErrLies):
-		err = explain(ctx, err)
-	case err == nil && e.ID != id:
-		err = fmt.Errorf("%w: an execution of another id", ErrLies)
-	}
 	if err != nil {
+		if !errors.Is(err, ErrLies) {
+			err = explain(ctx, err)
+		}
 		return Execution{}, nil, fmt.Errorf("cannot call the agent: %w", err)
 	}
-	return e, outputs, nil
+	return e, outputs, e.named(id)
 }
 
 // readExecution reads an execution and its outputs. The error is ErrLies, or
@@ -221,9 +233,6 @@ func readExecution(answer io.Reader) (e Execution, outputs json.RawMessage, err 
 		return e, nil, err
 	case json.Unmarshal(line, &e) != nil:
 		return e, nil, fmt.Errorf("%w: the answer is no execution", ErrLies)
-	}
-	if err := e.check(); err != nil {
-		return e, nil, err
 	}
 	outputs, err = io.ReadAll(io.LimitReader(buffered, MaxOutputBytes+1))
 	switch {
