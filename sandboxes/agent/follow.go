@@ -15,7 +15,8 @@ import (
 
 // follower reads the event log for somebody who is no Jupyter client: from any
 // place in it, what was sent to whomever, and nothing is remembered of it. It has
-// no queue of its own: one that is slow costs nothing but its place in the log.
+// no queue of its own: one that is slow costs nothing but its place in the log,
+// and the kernel waits for it no more than for a socket.
 type follower struct {
 	// set at construction
 	hub      *hub
@@ -25,7 +26,15 @@ type follower struct {
 	cut      context.CancelFunc
 	patience time.Duration // of the one who reads: when nothing was written for so long, beat
 
+	paced
+
 	at eventlog.Position // owned by run
+}
+
+// wrote says that the one who reads took some bytes.
+func (f *follower) wrote(n int) {
+	f.written.Add(uint64(n))
+	f.hub.pace.wrote()
 }
 
 // wanted says which messages somebody wants.
@@ -72,6 +81,7 @@ func (f *follower) run(over <-chan struct{}, out outlet) (all bool) {
 			}
 		}
 		clear(steps) // do not keep messages that the log let go
+		f.offset.Store(f.at.Offset())
 		if len(steps) > 0 {
 			if f.ctx.Err() != nil {
 				return false
@@ -118,6 +128,7 @@ func (f *follower) wakeUp() {
 func (h *hub) follow(ctx context.Context, at eventlog.Position, want wanted, patience time.Duration) *follower {
 	ctx, cut := context.WithCancel(ctx)
 	f := &follower{hub: h, want: want, wake: make(chan struct{}, 1), ctx: ctx, cut: cut, patience: patience, at: at}
+	f.offset.Store(at.Offset())
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	followers := append(slices.Clone(*h.followers.Load()), f)

@@ -1,6 +1,9 @@
 package agent
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // pacer makes a kernel that sends large messages faster than its clients read
 // wait for them. Without it a client that is a little slower, as nbclient, would
@@ -14,7 +17,7 @@ import "time"
 type pacer struct {
 	// set at construction
 	high, low uint64
-	progress  chan struct{} // a socket has written
+	progress  chan struct{} // a reader has written
 
 	// owned by the caller of appended
 	timer *time.Timer
@@ -32,13 +35,38 @@ const (
 	pacePause = 10 * time.Millisecond
 )
 
+// paced is what the pacer knows of who reads the log: a socket, or a follower.
+type paced struct {
+	offset  atomic.Uint64 // of what was written: Cursor.Offset, Position.Offset
+	written atomic.Uint64 // bytes
+	closing atomic.Bool   // it is not waited for
+
+	// owned by the caller of pacer.appended
+	stalled bool
+	marked  uint64 // bytes written when the wait began
+}
+
+// readers calls yield for all who read the log.
+func (h *hub) readers(yield func(*paced) bool) {
+	for _, s := range *h.sockets.Load() {
+		if !yield(&s.paced) {
+			return
+		}
+	}
+	for _, f := range *h.followers.Load() {
+		if !yield(&f.paced) {
+			return
+		}
+	}
+}
+
 func (p *pacer) init(budget int64) {
 	p.high, p.low = uint64(budget)/2, uint64(budget)/4
 	p.progress = make(chan struct{}, 1)
 	p.timer = time.NewTimer(time.Hour)
 }
 
-// wrote says that a socket has made progress.
+// wrote says that a reader has made progress.
 func (p *pacer) wrote() {
 	select {
 	case p.progress <- struct{}{}:
@@ -66,8 +94,8 @@ func (p *pacer) appended(h *hub, size int) {
 func (p *pacer) large(h *hub, size int) {
 	newest := h.events.Now("")
 	p.timer.Reset(time.Duration(size) * time.Second / paceRate)
-	for _, s := range *h.sockets.Load() {
-		s.marked = s.written.Load()
+	for r := range h.readers {
+		r.marked = r.written.Load()
 	}
 	for p.laggard(h, newest.Offset()) {
 		select {
@@ -82,12 +110,12 @@ func (p *pacer) large(h *hub, size int) {
 // laggard reports whether anybody who is waited for is too far behind.
 func (p *pacer) laggard(h *hub, newest uint64) bool {
 	found := false
-	for _, s := range *h.sockets.Load() {
-		behind := newest - min(newest, s.offset.Load())
+	for r := range h.readers {
+		behind := newest - min(newest, r.offset.Load())
 		switch {
 		case behind < p.low:
-			s.stalled = false
-		case behind > p.high && !s.stalled && !s.closing.Load():
+			r.stalled = false
+		case behind > p.high && !r.stalled && !r.closing.Load():
 			found = true
 		}
 	}
@@ -97,9 +125,9 @@ func (p *pacer) laggard(h *hub, newest uint64) bool {
 // judge ends a wait that was in vain: who did not read at all meanwhile is not
 // waited for any more, until it has caught up.
 func (p *pacer) judge(h *hub) {
-	for _, s := range *h.sockets.Load() {
-		if s.written.Load() == s.marked {
-			s.stalled = true
+	for r := range h.readers {
+		if r.written.Load() == r.marked {
+			r.stalled = true
 		}
 	}
 }

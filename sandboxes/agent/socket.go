@@ -32,13 +32,11 @@ type socket struct {
 	log      *slog.Logger
 
 	wake    chan struct{} // something for the writer; capacity 1
-	closing atomic.Bool   // ending is set, or the connection is cut
 	cutOnce sync.Once
 	gone    chan struct{} // closed when the connection is cut
 
-	alive   atomic.Int64  // unix nanoseconds of the last sign of life
-	offset  atomic.Uint64 // Cursor.Offset of what was written
-	written atomic.Uint64 // bytes
+	alive atomic.Int64 // unix nanoseconds of the last sign of life
+	paced              // closing: ending is set, or the connection is cut
 
 	// owned by the writer
 	cursor   eventlog.Cursor
@@ -53,10 +51,6 @@ type socket struct {
 
 	// guarded by the lock of conn
 	lifeAt uint64 // written at the last sign of life by writing
-
-	// owned by the caller of pacer.appended
-	stalled bool
-	marked  uint64 // bytes written when the wait began
 
 	mu     sync.Mutex
 	pings  []ping      // unanswered, oldest first; guarded by mu

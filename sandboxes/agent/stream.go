@@ -43,7 +43,7 @@ func (a *Agent) getStream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	out := &sse{w: newSteadyWriter(f.ctx, w), events: eventWriter{epoch: a.hub.epoch}}
+	out := &sse{w: newSteadyWriter(f.ctx, w, f.wrote), events: eventWriter{epoch: a.hub.epoch}}
 	if f.run(a.over, out) {
 		_ = out.end(a.hub.track.currentReason()) // the reader may be gone
 	}
@@ -65,9 +65,9 @@ type steadyWriter struct {
 	control *http.ResponseController
 }
 
-func newSteadyWriter(ctx context.Context, w http.ResponseWriter) steadyWriter {
+func newSteadyWriter(ctx context.Context, w http.ResponseWriter, wrote func(n int)) steadyWriter {
 	control := http.NewResponseController(w)
-	return steadyWriter{bufio.NewWriterSize(&pieces{w, control, ctx}, corkBytes), control}
+	return steadyWriter{bufio.NewWriterSize(&pieces{w, control, ctx, wrote}, corkBytes), control}
 }
 
 // flush writes what was collected, to the network.
@@ -83,6 +83,7 @@ type pieces struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	ctx     context.Context
+	wrote   func(n int)
 }
 
 func (w *pieces) Write(p []byte) (n int, err error) {
@@ -94,6 +95,7 @@ func (w *pieces) Write(p []byte) (n int, err error) {
 		var m int
 		m, err = w.ResponseWriter.Write(p[n:min(len(p), n+writeChunk)])
 		n += m
+		w.wrote(m)
 	}
 	return n, err
 }
@@ -163,7 +165,7 @@ func (a *Agent) getOutput(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	out := newSteadyWriter(r.Context(), w)
+	out := newSteadyWriter(r.Context(), w, func(int) {})
 	if a.hub.writePage(out, asked, limit) == nil {
 		_ = out.flush() // the reader may be gone
 	}

@@ -480,6 +480,30 @@ func TestSlowFollowerCostsOnlyItsPlace(t *testing.T) {
 	}
 }
 
+func TestFollowerSlowerThanLargeMessagesLosesNothing(t *testing.T) {
+	both(t, func(t *testing.T, open func(*running, string, ...string) streamReader) {
+		r := start(t, func(o *Options) { o.Config.LogBytes = 8 << 20 })
+		r.ready()
+		s := open(r, "")
+		p := r.connect("s", wsproto.V1)
+		id := p.execute("print 200 300000") // eight times the log, more than buffers hold
+		lines := 0
+		collect(t, s, "the end", func(e event) bool {
+			if e.Lost != nil {
+				t.Fatalf("%v is lost behind line %d", e.Lost, lines)
+			}
+			if e.Msg.Header.MsgType == "stream" {
+				lines++
+				time.Sleep(5 * time.Millisecond)
+			}
+			return idleOf(id)(e)
+		})
+		if lines != 200 {
+			t.Errorf("%d lines came of 200", lines)
+		}
+	})
+}
+
 func TestFollowerBeatsInSilenceAndEndsWhenThatFails(t *testing.T) {
 	h := followedHub(1 << 20)
 	out := &stopper{}

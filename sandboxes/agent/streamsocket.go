@@ -71,7 +71,10 @@ type socketOutlet struct {
 func newSocketOutlet(ws *websocket.Conn, conn *corkedConn, f *follower, events eventWriter) *socketOutlet {
 	o := &socketOutlet{ws: ws, conn: conn, events: events, pinged: time.Now()}
 	o.alive()
-	conn.wrote = o.wrote
+	conn.wrote = func(n int) {
+		o.wrote(n)
+		f.wrote(n)
+	}
 	ws.SetReadLimit(maxStreamInput)
 	ws.SetPongHandler(func(string) error { o.alive(); return nil })
 	ws.SetPingHandler(func(payload string) error {

@@ -25,6 +25,9 @@ type Position struct {
 	public, addressed total // of the entries up to Seq
 }
 
+// Offset is Cursor.Offset of a reader at the same place.
+func (p *Position) Offset() uint64 { return p.public.bytes + p.public.messages*Overhead }
+
 // Step is what a follower gets next: a loss, if Lost.Messages is not zero, else
 // an entry.
 type Step[T any] struct {
