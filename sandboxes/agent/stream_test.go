@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -72,7 +73,7 @@ func openSSE(r *running, query string, headers ...string) streamReader {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		r.t.Fatalf("the stream is %d, %q %s", resp.StatusCode, resp.Header.Get("Content-Type"), body)
 	}
-	return &sseReader{lines: bufio.NewReader(resp.Body)}
+	return &sseReader{lines: bufio.NewReaderSize(resp.Body, 64<<10)}
 }
 
 // next parses as the HTML standard says, section 9.2.6.
@@ -480,26 +481,38 @@ func TestSlowFollowerCostsOnlyItsPlace(t *testing.T) {
 	}
 }
 
-func TestFollowerSlowerThanLargeMessagesLosesNothing(t *testing.T) {
-	both(t, func(t *testing.T, open func(*running, string, ...string) streamReader) {
-		r := start(t, func(o *Options) { o.Config.LogBytes = 8 << 20 })
-		r.ready()
-		s := open(r, "")
-		p := r.connect("s", wsproto.V1)
-		id := p.execute("print 200 300000") // eight times the log, more than buffers hold
-		lines := 0
-		collect(t, s, "the end", func(e event) bool {
-			if e.Lost != nil {
-				t.Fatalf("%v is lost behind line %d", e.Lost, lines)
-			}
-			if e.Msg.Header.MsgType == "stream" {
-				lines++
-				time.Sleep(5 * time.Millisecond)
-			}
-			return idleOf(id)(e)
-		})
-		if lines != 200 {
-			t.Errorf("%d lines came of 200", lines)
+// As for sockets: large messages wait for whoever reads, and for nobody else.
+func TestLargeMessagesWaitForAFollowerThatReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := followedHub(4 << 20)
+		f := h.follow(t.Context(), h.events.End(), wanted{}, patience)
+		defer h.unfollow(f)
+		appendLarge := func() (done chan struct{}) {
+			e := entry(streamMessage(strings.Repeat("x", 3<<20)), "", kindStream, false)
+			h.events.Append(e)
+			done = make(chan struct{})
+			go func() {
+				defer close(done)
+				h.pace.appended(h, e.Bytes)
+			}()
+			synctest.Wait()
+			return done
+		}
+		done := appendLarge()
+		if closed(done) {
+			t.Fatal("a message of 3 MiB did not wait for a follower that has half a log before it")
+		}
+		at := h.events.End()
+		f.offset.Store(at.Offset())
+		f.wrote(1)
+		synctest.Wait()
+		if !closed(done) {
+			t.Fatal("it waits although the follower has everything")
+		}
+		// Time passes, and nothing is written: not once more.
+		<-appendLarge()
+		if done := appendLarge(); !closed(done) {
+			t.Error("a message waits for a follower that does not read")
 		}
 	})
 }
