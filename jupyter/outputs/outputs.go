@@ -94,22 +94,24 @@ func New(o Options) *Collector {
 // message says what a display shows, that is returned: other cells may show the
 // same one (Show). The Collector keeps nothing of the message's memory.
 func (c *Collector) Take(m *jupyter.Message) Display {
-	content := m.Content
+	content, msgType := m.Content, jupyter.PeekRaw(m.Header, "msg_type")
 	if !utf8.Valid(content) {
 		content = bytes.ToValidUTF8(content, []byte("\ufffd"))
+	}
+	if m.Channel == jupyter.IOPub && string(msgType) == `"stream"` { // does not allocate
+		c.stream(content) // which looks at two strings only
+		return Display{}
 	}
 	if !json.Valid(content) {
 		return Display{}
 	}
 	if m.Channel != jupyter.IOPub {
-		if string(jupyter.PeekRaw(m.Header, "msg_type")) == `"execute_reply"` {
+		if string(msgType) == `"execute_reply"` {
 			c.reply(content)
 		}
 		return Display{}
 	}
-	switch string(jupyter.PeekRaw(m.Header, "msg_type")) { // does not allocate
-	case `"stream"`:
-		c.stream(content)
+	switch string(msgType) {
 	case `"display_data"`:
 		return c.display(content)
 	case `"update_display_data"`:
@@ -157,10 +159,11 @@ func (c *Collector) reply(content []byte) {
 }
 
 func (c *Collector) stream(content []byte) {
-	name, text := jupyter.PeekString(content, "name"), joined(jupyter.PeekRaw(content, "text"))
-	if name == "" || len(name) > maxNameSize {
+	name, raw := jupyter.PeekString(content, "name"), jupyter.PeekRaw(content, "text")
+	if name == "" || len(name) > maxNameSize || len(raw) == 0 {
 		return
 	}
+	text := joined(raw)
 	c.clearNow()
 	limit := c.limit - c.limit/4
 	last := c.last()

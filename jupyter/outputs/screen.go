@@ -1,6 +1,7 @@
 package outputs
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
 )
@@ -106,14 +107,46 @@ func (s *screen) carriageReturn() {
 // joined returns the text of a JSON string, or of an array of them, which
 // notebooks keep lines in.
 func joined(raw []byte) string {
-	if len(raw) == 0 {
-		return ""
+	if raw[0] != '"' {
+		return strings.Join(decoded[[]string](raw), "")
 	}
-	if raw[0] == '"' {
-		return decoded[string](raw)
+	if text, ok := plain(raw[1 : len(raw)-1]); ok {
+		return text
 	}
-	return strings.Join(decoded[[]string](raw), "")
+	return decoded[string](raw)
 }
+
+// plain decodes what stands between the quotes of a JSON string. It leaves to
+// encoding/json, which takes many times as long, what is rare in output.
+func plain(s []byte) (text string, ok bool) {
+	var b strings.Builder
+	b.Grow(len(s))
+	for {
+		i := bytes.IndexByte(s, '\\')
+		run := s
+		if i >= 0 {
+			run = s[:i]
+		}
+		if bytes.IndexFunc(run, isControl) >= 0 {
+			return "", false // which it refuses
+		}
+		b.Write(run)
+		if i < 0 {
+			return b.String(), true
+		}
+		if i+1 == len(s) {
+			return "", false
+		}
+		c := strings.IndexByte(`"\/bfnrt`, s[i+1])
+		if c < 0 {
+			return "", false
+		}
+		b.WriteByte("\"\\/\b\f\n\r\t"[c])
+		s = s[i+2:]
+	}
+}
+
+func isControl(r rune) bool { return r < ' ' }
 
 // appendStream appends a stream output.
 func appendStream(b []byte, name, text string) []byte {
