@@ -128,6 +128,9 @@ func (s *Server) refuseBody(c *call, kernel string, wrong error) error {
 func (s *Server) execute(c *call, kernel string, r agentapi.ExecuteRequest) (agentapi.Execution, error) {
 	hold, cancel := context.WithTimeout(c.Request().Context(), s.o.ConnectTimeout)
 	defer cancel()
+	if err := s.o.Kernels.UsedBy(hold, c.workspace, kernel, c.reader()); err != nil {
+		return agentapi.Execution{}, &kernelError{kernel, err}
+	}
 	e, err := s.o.Kernels.Execute(hold, c.workspace, kernel, r)
 	if err != nil {
 		return e, &kernelError{kernel, err}
@@ -209,6 +212,10 @@ func (s *Server) postInput(c *call) error {
 	}
 	if err != nil {
 		return s.refuseBody(c, id, err)
+	}
+	// A debugger runs what it is given so.
+	if err := s.o.Kernels.UsedBy(c.Request().Context(), c.workspace, id, c.reader()); err != nil {
+		return &kernelError{id, err}
 	}
 	if err := s.o.Kernels.ReplyInput(c.Request().Context(), c.workspace, id, *body.Input); err != nil {
 		return &kernelError{id, err}

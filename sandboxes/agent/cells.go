@@ -146,12 +146,15 @@ func oldestRun(of map[string]*cellRun) (oldest *cellRun) {
 }
 
 // unsaved returns the runs whose outputs are to be saved now by somebody else than
-// their clients, oldest first. all says that there will be no later. It forgets
+// their clients. all says that there will be no later. It forgets
 // those that never will be. It needs the lock.
 func (h *hub) unsaved(now time.Time, all bool) (due []*cellRun) {
-	watched := len(*h.sockets.Load()) > 0
+	if len(h.cells.latest) == 0 {
+		return nil
+	}
+	watched, last := len(*h.sockets.Load()) > 0, h.events.End().Seq
 	for _, r := range h.cells.latest {
-		switch r.state(now, watched, h.events.End().Seq, all) {
+		switch r.state(now, watched, last, all) {
 		case runIsUnsaved:
 			due = append(due, r)
 		case runIsDone:

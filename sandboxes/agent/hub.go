@@ -245,6 +245,7 @@ func (h *hub) refuse(m *jupyter.Message, why *closeError) {
 	id := jupyter.PeekID(m.Header)
 	if m.Channel == jupyter.Shell && isType(m, `"execute_request"`) {
 		h.track.refused(id)
+		h.cellRefused(id)
 		h.publishError("not executed: "+why.reason, m.Header)
 	}
 	h.mu.Lock()
