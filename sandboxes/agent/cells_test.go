@@ -31,11 +31,18 @@ func (p *peer) runCell(cell, code string) string {
 	return jupyter.PeekID(m.Header)
 }
 
+// tab connects as a page with that session_id does, and waits until it is there.
+func (r *running) tab(session string) *peer {
+	r.t.Helper()
+	p := r.connect(session, wsproto.V1)
+	r.clientOf(session, "there", func(c *client) bool { return c.socket != nil })
+	return p
+}
+
 // leave closes the WebSocket of a session as a browser does whose tab is closed, and
 // waits until the agent has seen it.
 func (r *running) leave(p *peer, session string) {
 	p.t.Helper()
-	r.clientOf(session, "there", func(c *client) bool { return c.socket != nil })
 	goodbye := websocket.FormatCloseMessage(websocket.CloseGoingAway, "")
 	if err := p.ws.WriteControl(websocket.CloseMessage, goodbye, time.Now().Add(patience)); err != nil {
 		p.t.Fatal(err)
@@ -68,7 +75,7 @@ func (r *running) resting() {
 
 // later is what there is to save after some time.
 func (r *running) later(d time.Duration) []agentapi.UnsavedCell {
-	return r.agent.hub.collect(time.Now().Add(d), false)
+	return r.agent.hub.collect(time.Now().Add(d), false, maxAnswer)
 }
 
 func outputsOf(t *testing.T, cells []agentapi.UnsavedCell) string {
@@ -120,7 +127,7 @@ func (p *peer) open() {
 func TestOutputsThatNobodyGotAreToldOnce(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.runCell("a", "say one\nsleep 300\nsay two\necho three")
 	p.runCell("b", "error ValueError no")
 	r.leave(p, "tab")
@@ -148,7 +155,7 @@ func TestOutputsThatNobodyGotAreToldOnce(t *testing.T) {
 func TestOutputsOfAClientThatStaysOrComesBackAreItsOwn(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.cell(p.runCell("a", "say one"))
 	if got := r.later(24 * time.Hour); len(got) > 0 {
 		t.Errorf("while the client is there: %s", outputsOf(t, got))
@@ -156,7 +163,7 @@ func TestOutputsOfAClientThatStaysOrComesBackAreItsOwn(t *testing.T) {
 	id := p.runCell("b", "sleep 200\nsay two")
 	r.leave(p, "tab")
 	r.resting()
-	again := r.connect("tab", wsproto.V1)
+	again := r.tab("tab")
 	again.cell(id)
 	r.acknowledged("tab")
 	if got := r.later(24 * time.Hour); len(got) > 0 {
@@ -167,7 +174,7 @@ func TestOutputsOfAClientThatStaysOrComesBackAreItsOwn(t *testing.T) {
 func TestOutputsThatAClientGotMayBeUnsavedWhenItLeaves(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.cell(p.runCell("a", "say one"))
 	r.acknowledged("tab")
 	r.leave(p, "tab")
@@ -177,7 +184,7 @@ func TestOutputsThatAClientGotMayBeUnsavedWhenItLeaves(t *testing.T) {
 	if got, want := outputsOf(t, r.later(openingTime)), "a [1] stream:one| (seen)"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	r.connect("another tab", wsproto.V1)
+	r.tab("another tab")
 	if got := r.later(openingTime); len(got) > 0 {
 		t.Errorf("when another has opened the document: %s", outputsOf(t, got))
 	}
@@ -186,7 +193,7 @@ func TestOutputsThatAClientGotMayBeUnsavedWhenItLeaves(t *testing.T) {
 func TestARunningCellIsSavedFromTimeToTime(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.runCell("a", "say one\n"+gate+"\nsay two")
 	p.until("output", func(m received) bool { return m.MsgType == "input_request" })
 	r.leave(p, "tab")
@@ -201,12 +208,12 @@ func TestARunningCellIsSavedFromTimeToTime(t *testing.T) {
 	if got := r.later(time.Hour); len(got) > 0 {
 		t.Errorf("nothing came since: %s", outputsOf(t, got))
 	}
-	other := r.connect("another tab", wsproto.V1)
+	other := r.tab("another tab")
 	if got := r.later(time.Hour); len(got) > 0 {
 		t.Errorf("while somebody looks at the document: %s", outputsOf(t, got))
 	}
 	r.leave(other, "another tab")
-	back := r.connect("tab", wsproto.V1)
+	back := r.tab("tab")
 	back.open()
 	r.leave(back, "tab")
 	r.resting()
@@ -218,11 +225,11 @@ func TestARunningCellIsSavedFromTimeToTime(t *testing.T) {
 func TestOnlyTheLastRunOfACellCounts(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.runCell("a", "sleep 100\nsay one")
 	r.leave(p, "tab")
 	r.resting()
-	p = r.connect("another tab", wsproto.V1)
+	p = r.tab("another tab")
 	p.runCell("a", "sleep 100\nsay two")
 	r.leave(p, "another tab")
 	r.resting()
@@ -234,7 +241,7 @@ func TestOnlyTheLastRunOfACellCounts(t *testing.T) {
 func TestACellWhoseKernelDiesIsToldWithWhatThereIs(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.runCell("a", "sleep 100\nsay one\ndie 3")
 	r.leave(p, "tab")
 	r.status("restarted", func(s agentapi.Status) bool { return s.Starts == 2 && s.Ready })
@@ -247,7 +254,7 @@ func TestUnsavedCellsOverTheAPI(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
 	c := &agentapi.Client{Endpoint: agentapi.Endpoint{Network: "unix", Address: r.path}, Token: testToken}
-	p := r.connect("tab", wsproto.V1)
+	p := r.tab("tab")
 	p.runCell("a", "sleep 100\nsay one")
 	r.leave(p, "tab")
 	r.status("telling of a cell", func(s agentapi.Status) bool { return s.Unsaved == 1 })
@@ -255,10 +262,10 @@ func TestUnsavedCellsOverTheAPI(t *testing.T) {
 	if err != nil || outputsOf(t, cells) != "a [1] stream:one|" {
 		t.Fatalf("%+v, %v", cells, err)
 	}
-	p = r.connect("tab", wsproto.V1)
+	p = r.tab("another tab")
 	p.runCell("b", "say two\nsleep 60000")
 	p.until("output", func(m received) bool { return m.text() == "two\n" })
-	r.leave(p, "tab")
+	r.leave(p, "another tab")
 	all, err := c.Unsaved(t.Context(), true)
 	if err != nil || outputsOf(t, all) != "a [1] stream:one|; b [2] stream:two| (running)" {
 		t.Errorf("all: %+v, %v", all, err)
@@ -354,47 +361,46 @@ func TestRunsOfCellsAreRememberedWithinBounds(t *testing.T) {
 }
 
 func TestUnsavedOutputsFitIntoAnAnswer(t *testing.T) {
-	h := newHub(&Options{Config: agentapi.Config{LogBytes: 64 << 20}}, func() {})
+	h := newHub(&Options{Config: agentapi.Config{LogBytes: 1 << 20}}, func() {})
 	c := &client{left: true}
-	for i := range 5 {
+	const cells, room, large = 5, 30 << 10, "m4"
+	for i := range cells {
 		id := fmt.Sprint("m", i)
-		h.cellRequested(c, &jupyter.Message{Metadata: []byte(`{"cellId":"c` + id + `"}`), Content: []byte(`{"code":""}`)}, id)
-		parent := []byte(`{"msg_id":"` + id + `"}`)
+		h.cellRequested(c, &jupyter.Message{Metadata: []byte(`{"cellId":"` + id + `"}`), Content: []byte(`{"code":""}`)}, id)
 		h.cellBegan(id)
-		for range 4 {
-			text := strings.Repeat("x", 2<<20)
-			if i == 4 {
-				text = strings.Repeat(`\u0001`, 2<<20)
-			}
-			h.events.Append(entry(&jupyter.Message{
-				Channel: jupyter.IOPub, Header: []byte(`{"msg_type":"stream"}`), ParentHeader: parent, Metadata: []byte("{}"),
-				Content: []byte(`{"name":"stdout","text":"` + text + `"}`),
-			}, "", kindStream, false))
+		text := strings.Repeat("x", 10<<10)
+		if id == large {
+			text = strings.Repeat(`\u0001`, 10<<10)
 		}
+		h.events.Append(entry(&jupyter.Message{
+			Channel: jupyter.IOPub, Header: []byte(`{"msg_type":"stream"}`), ParentHeader: []byte(`{"msg_id":"` + id + `"}`), Metadata: []byte("{}"),
+			Content: []byte(`{"name":"stdout","text":"` + text + `"}`),
+		}, "", kindStream, false))
 		h.cellEnded(id, h.events.End().Seq)
 	}
-	told := 0
-	for round := 0; ; round++ {
-		cells := h.collect(time.Now(), true)
-		if len(cells) == 0 {
+	var told []string
+	for {
+		some := h.collect(time.Now(), true, room)
+		if len(some) == 0 {
 			break
 		}
-		answer, err := json.Marshal(cells)
-		if err != nil || len(answer) > agentapi.MaxUnsavedBytes {
-			t.Fatalf("an answer of %d bytes, %v", len(answer), err)
-		}
+		size := 0
 		var saved []agentapi.SavedCell
-		for _, cell := range cells {
+		for _, cell := range some {
+			size += len(cell.Outputs)
+			told = append(told, cell.Cell)
 			saved = append(saved, agentapi.SavedCell{Run: cell.Run, Until: cell.Until})
-			if cell.Cell == "cm4" && !strings.Contains(string(cell.Outputs), "output truncated: ") {
+			if cell.Cell == large && !strings.Contains(string(cell.Outputs), "output truncated: 1 messages, ") {
 				t.Errorf("outputs that are too large for an answer are %.200s", cell.Outputs)
 			}
 		}
-		told += len(saved)
+		if size > room || len(some) == cells {
+			t.Errorf("%d bytes of %d cells in one answer", size, len(some))
+		}
 		h.cellsSaved(time.Now(), saved)
 	}
-	if told != 5 {
-		t.Errorf("%d cells were told, want 5", told)
+	if got := strings.Join(told, " "); got != "m0 m1 m2 m3 m4" {
+		t.Errorf("told %s", got)
 	}
 }
 
@@ -413,7 +419,7 @@ func TestADisplayIsUpdatedByAnotherCell(t *testing.T) {
 	say("b", "update_display_data", "50 %")
 	h.cellEnded("a", h.events.End().Seq)
 	say("b", "update_display_data", "100 %")
-	if got, want := outputsOf(t, h.collect(time.Now(), true)), "a [0] display_data:map[text/plain:100 %]"; got != want {
+	if got, want := outputsOf(t, h.collect(time.Now(), true, maxAnswer)), "a [0] display_data:map[text/plain:100 %]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

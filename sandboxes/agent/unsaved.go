@@ -26,7 +26,7 @@ const (
 func (a *Agent) getUnsaved(w http.ResponseWriter, r *http.Request) {
 	a.collecting.Lock()
 	defer a.collecting.Unlock()
-	answer(w, a.hub.collect(time.Now(), r.URL.Query().Get("all") != ""))
+	answer(w, a.hub.collect(time.Now(), r.URL.Query().Get("all") != "", maxAnswer))
 }
 
 func (a *Agent) postUnsaved(w http.ResponseWriter, r *http.Request) {
@@ -77,8 +77,8 @@ type collecting struct {
 }
 
 // collect returns the cells whose outputs are to be saved now, with the outputs, as
-// many as fit into an answer, the oldest first.
-func (h *hub) collect(now time.Time, all bool) []agentapi.UnsavedCell {
+// many as there is room for, the oldest first.
+func (h *hub) collect(now time.Time, all bool, room int) []agentapi.UnsavedCell {
 	from, end, runs := h.collectors(now, all)
 	if len(runs) == 0 {
 		return []agentapi.UnsavedCell{}
@@ -90,7 +90,7 @@ func (h *hub) collect(now time.Time, all bool) []agentapi.UnsavedCell {
 	}
 	slices.SortFunc(sorted, func(a, b *collecting) int { return cmp.Compare(a.Run, b.Run) })
 	var cells []agentapi.UnsavedCell
-	room, session := maxAnswer, *h.session.Load()
+	session := *h.session.Load()
 	for _, c := range sorted {
 		c.finish(session)
 		if len(c.Outputs) > room {
