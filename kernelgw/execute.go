@@ -159,6 +159,11 @@ func (s *Server) getExecution(c *call) error {
 	if err != nil {
 		return err
 	}
+	leave, err := s.results.enter(c.Request().Context(), c.owner())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, id, request)
 	if err != nil {
 		return &kernelError{id, err}

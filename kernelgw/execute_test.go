@@ -353,3 +353,56 @@ func TestDrainLeavesCodeRunning(t *testing.T) {
 		t.Errorf("%d %s, %d interrupted", r.StatusCode, r.body, len(x.cancelled))
 	}
 }
+
+// Who does not read results has few of them held, and is told at some time; other
+// users do not notice.
+func TestResultsAreHeldAFewAtATime(t *testing.T) {
+	g := start(t)
+	kernel, x := g.kernel("math"), g.kernels.executor
+	bobs := g.do("POST", "/api/kernels", "", "Authorization: token "+bobToken)
+	var bob struct{ ID string }
+	g.want(bobs, http.StatusCreated).json(t, &bob)
+	// More than the buffers of a connection hold.
+	x.become(agentapi.Execution{State: agentapi.ExecutionDone, Status: "ok"}, `["`+strings.Repeat("x", 32<<20)+`"]`)
+	var unread []*http.Response
+	defer func() {
+		for _, r := range unread {
+			r.Body.Close()
+		}
+	}()
+	ask := func(kernel, token string) *http.Response {
+		t.Helper()
+		r, err := http.NewRequest("GET", g.url+"/api/kernels/"+kernel+"/requests/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "token "+token)
+		resp, err := g.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unread = append(unread, resp)
+		return resp
+	}
+	for range 4 {
+		if r := ask(kernel, adaToken); r.StatusCode != http.StatusOK {
+			t.Fatalf("answered with %d", r.StatusCode)
+		}
+	}
+	if r := ask(bob.ID, bobToken); r.StatusCode != http.StatusOK {
+		t.Errorf("another user is answered with %d", r.StatusCode)
+	}
+	one := make(chan reply, 1)
+	go func() { one <- g.ada("GET", "/api/kernels/"+kernel+"/requests/a", "") }()
+	select {
+	case r := <-one:
+		t.Errorf("one more is answered with %d", r.StatusCode)
+	case <-time.After(100 * time.Millisecond):
+	}
+	for _, r := range unread {
+		r.Body.Close() // makes room
+	}
+	if r := <-one; r.StatusCode != http.StatusOK || len(r.body) < 32<<20 {
+		t.Errorf("after they had left it is answered with %d and %d bytes", r.StatusCode, len(r.body))
+	}
+}

@@ -141,6 +141,7 @@ type Server struct {
 
 	questions chan struct{} // holds a token for each question to an agent for a page
 	holdings  *holdings     // nil without Options.Usage
+	results   *results
 
 	draining          atomic.Bool
 	sockets           *sockets
@@ -184,7 +185,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		o: o, base: o.BaseURL, origins: origins, csp: contentSecurityPolicy(o.BaseURL, o.FrameAncestors),
 		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(o.MaxSocketsPerUser), bodies: newBodies(),
-		questions: make(chan struct{}, maxQuestions),
+		questions: make(chan struct{}, maxQuestions), results: newResults(),
 	}
 	if o.AllowCredentials {
 		s.trusted = origins

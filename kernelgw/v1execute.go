@@ -109,9 +109,8 @@ func (s *Server) runInSession(c *call) error {
 		}
 	}
 	if err == nil {
-		var outputs json.RawMessage
-		if e, outputs, err = s.o.Kernels.Execution(ctx, c.workspace, kernel, id); err == nil {
-			return c.JSON(http.StatusOK, resultOf(e, outputs, timedOut))
+		if err = s.sendResult(c, kernel, id, timedOut); err == nil {
+			return nil
 		}
 	}
 	if ctx.Err() != nil && asked.OnDisconnect == "interrupt" && !s.draining.Load() {
@@ -123,6 +122,20 @@ func (s *Server) runInSession(c *call) error {
 		}
 	}
 	return &kernelError{kernel, err}
+}
+
+// sendResult answers with an execution.
+func (s *Server) sendResult(c *call, kernel, id string, timedOut bool) error {
+	leave, err := s.results.enter(c.Request().Context(), c.owner())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, kernel, id)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, resultOf(e, outputs, timedOut))
 }
 
 // await waits for an execution to be over, until the deadline. A server that

@@ -34,7 +34,7 @@ const (
 	MaxCodeBytes    = 4 << 20
 	MaxOutputBytes  = 64 << 20         // of one execution, as its outputs come from the agent
 	MaxExecuteWait  = 30 * time.Second // of one question
-	maxContextBytes = 4 << 10          // of an id or path that is given back
+	maxContextBytes = 2 << 10          // of an id or path that is given back
 	maxExecution    = 256 << 10        // of its line
 	outputsTimeout  = 60 * time.Second // for them to come
 )
