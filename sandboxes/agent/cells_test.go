@@ -117,13 +117,6 @@ func firstOf(values ...any) any {
 // gate holds a cell until the test opens it: its code asks for input.
 const gate = "input go on?"
 
-// open answers what a cell asks, as a client that came back.
-func (p *peer) open() {
-	p.t.Helper()
-	p.until("the question", func(m received) bool { return m.MsgType == "input_request" })
-	p.send(jupyter.Stdin, "input_reply", map[string]any{"value": "yes"})
-}
-
 func TestOutputsThatNobodyGotAreToldOnce(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
@@ -214,7 +207,7 @@ func TestARunningCellIsSavedFromTimeToTime(t *testing.T) {
 	}
 	r.leave(other, "another tab")
 	back := r.tab("tab")
-	back.open()
+	back.send(jupyter.Stdin, "input_reply", map[string]any{"value": "yes"})
 	r.leave(back, "tab")
 	r.resting()
 	if got, want := outputsOf(t, r.later(leftGrace)), "a [1] stream:one|yes|two|"; got != want {
