@@ -299,6 +299,25 @@ func TestMemoryOfExecutionsIsBounded(t *testing.T) {
 	}
 }
 
+// A message that is over the limit is told where it was missing, a reply, too,
+// and what a hostile kernel sends ends nothing but itself.
+func TestMessagesThatAreTooLargeAreToldWithTheOutputs(t *testing.T) {
+	r := start(t, func(o *Options) { o.Config.MaxMessageBytes = 64 << 10 })
+	a := r.asked()
+	e, list := a.settled(a.run("say a\nbig 100000\nsay b\ninvalid-json\ninvalid-utf8\nbogus-status"))
+	if e.Status != "ok" || !strings.Contains(list, "a\\n\"},{\"output_type\":\"stream\",\"name\":\"stderr\",\"text\":\"output truncated: 1 messages, 100") ||
+		!strings.Contains(list, `"text":"b\ncaf`) {
+		t.Errorf("%s, %+v", list, e)
+	}
+	e, _ = a.settled(a.run("error E " + strings.Repeat("x", 50_000)))
+	if e.State != agentapi.ExecutionDone || e.Problem != "the kernel's reply cannot be read" {
+		t.Errorf("%+v", e)
+	}
+	if e, _ := a.settled(a.run("say c")); e.Status != "ok" {
+		t.Errorf("%+v", e)
+	}
+}
+
 // What no honest gateway sends is refused, and nothing breaks.
 func TestBadExecuteRequests(t *testing.T) {
 	r := start(t, nil)
