@@ -44,7 +44,7 @@ const (
 	// savePatience bounds one attempt, and lastSavePatience the one before the end of
 	// a kernel.
 	savePatience     = 2 * time.Minute
-	lastSavePatience = 20 * time.Second
+	lastSavePatience = 10 * time.Second
 	// maxSaving bounds how many kernels' outputs are in memory at once.
 	maxSaving = 4
 	// maxUnsavedTold bounds what is believed of an agent.

@@ -192,7 +192,7 @@ func (r *cellRun) state(now time.Time, watched bool, last uint64, all bool) runS
 		// Somebody opened the document since, and saw what was saved of it: it may not
 		// change under them.
 		return runIsDone
-	case all:
+	case all && !(seen && opening): // who leaves and ends the kernel has had its say
 		return runIsUnsaved
 	case away < grace:
 		return runWaits

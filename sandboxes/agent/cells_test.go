@@ -275,9 +275,9 @@ func TestUnsavedCellsOverTheAPI(t *testing.T) {
 func TestWhenARunIsToBeSaved(t *testing.T) {
 	t0 := time.Now()
 	for name, c := range map[string]struct {
-		left, running, seen, watched bool
-		ran, away, saved             time.Duration // before now; saved 0: never
-		want                         runState
+		left, running, seen, watched, all bool
+		ran, away, saved                  time.Duration // before now; saved 0: never
+		want                              runState
 	}{
 		"finished, just left":                     {left: true, away: 2 * time.Second, want: runWaits},
 		"finished, left":                          {left: true, away: 3 * time.Second, want: runIsUnsaved},
@@ -299,6 +299,10 @@ func TestWhenARunIsToBeSaved(t *testing.T) {
 		"seen, broken off, somebody else there":   {seen: true, watched: true, away: 30 * time.Second, want: runWaits},
 		"seen, broken off for long, not alone":    {seen: true, watched: true, away: time.Minute, want: runIsDone},
 		"seen, broken off for long, nobody there": {seen: true, away: time.Minute, want: runIsUnsaved},
+		"finished, just left, the end":            {left: true, all: true, want: runIsUnsaved},
+		"running, just broken off, the end":       {running: true, watched: true, all: true, want: runIsUnsaved},
+		"seen, just left, the end":                {left: true, seen: true, all: true, away: 9 * time.Second, want: runWaits},
+		"seen, left, the end":                     {left: true, seen: true, all: true, away: 10 * time.Second, want: runIsUnsaved},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := &cellRun{client: &client{left: c.left, away: t0.Add(-c.away)}, began: t0.Add(-c.ran), ended: t0, end: 7}
@@ -311,7 +315,7 @@ func TestWhenARunIsToBeSaved(t *testing.T) {
 			if c.saved > 0 {
 				run.saved, run.savedAt = 5, t0.Add(-c.saved)
 			}
-			if got := run.state(t0, c.watched, 9, false); got != c.want {
+			if got := run.state(t0, c.watched, 9, c.all); got != c.want {
 				t.Errorf("state %d, want %d", got, c.want)
 			}
 		})
