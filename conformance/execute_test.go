@@ -153,9 +153,10 @@ func executeAlone(t testing.TB, s *target) {
 
 func executeError(t testing.TB, s *target) {
 	k := s.StartKernel(t)
-	wait := submit(t, s, k.ID, "import time; time.sleep(0.5)")
+	first := submit(t, s, k.ID, "x = input('go?')")
 	failing, behind := submit(t, s, k.ID, "1 / 0"), submit(t, s, k.ID, "print('never')")
-	wait.asks(t, 200)
+	first.asks(t, 300)
+	s.Do(t, "POST", "api/kernels/"+k.ID+"/input", map[string]any{"input": ""}).Want(t, 201)
 	o := failing.asks(t, 200)
 	if o.Status != "error" || o.ExecutionCount == nil || *o.ExecutionCount != 2 {
 		t.Errorf("%+v", o)
@@ -257,7 +258,7 @@ func runTimesOut(t testing.TB, s *target) {
 	k := s.StartKernel(t)
 	s.Do(t, "POST", "v1/sessions/"+k.ID+"/execute", map[string]any{"code": "import time"}).Want(t, 200)
 	var r ran
-	s.Do(t, "POST", "v1/sessions/"+k.ID+"/execute", map[string]any{"code": "print('begin')\ntime.sleep(60)", "timeout": 2}).Want(t, 200).Decode(t, &r)
+	s.Do(t, "POST", "v1/sessions/"+k.ID+"/execute", map[string]any{"code": "print('begin')\ntime.sleep(60)", "timeout": 5}).Want(t, 200).Decode(t, &r)
 	if r.Status != "timeout" || len(r.Outputs) != 2 || r.Outputs[0]["text"] != "begin\n" || r.Error == nil || r.Error.Name != "KeyboardInterrupt" {
 		t.Errorf("%+v", r)
 	}
@@ -268,9 +269,9 @@ func TestKillOfTheGatewayKeepsExecutions(t *testing.T) {
 	t.Parallel()
 	s := own(t, servers.Options{})
 	k := s.StartKernel(t)
-	running := submit(t, s, k.ID, "import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.002)")
+	running := submit(t, s, k.ID, "import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.005)")
 	waiting := submit(t, s, k.ID, "'after'")
-	for !strings.Contains(string(s.Do(t, "GET", running.at, nil).Want(t, 202).Body), "5") {
+	for !strings.Contains(string(s.Do(t, "GET", running.at, nil).Want(t, 200, 202).Body), "5\\\\n") {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if err := s.process.Kill(); err != nil {
