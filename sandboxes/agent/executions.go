@@ -226,6 +226,7 @@ func (x *executions) published(e *execution, m *jupyter.Message) {
 		other.outputs.Show(shown)
 		x.kept += other.outputs.Size()
 	}
+	x.forgetOldest()
 }
 
 // asked takes an input_request. It needs the lock.
@@ -287,8 +288,7 @@ func (x *executions) broken(reason string) {
 	x.changed()
 }
 
-// over ends an execution and forgets the oldest that are too many. It needs the
-// lock.
+// over ends an execution. It needs the lock.
 func (x *executions) over(e *execution, state agentapi.ExecutionState) {
 	e.state, e.input, e.message = state, nil, nil
 	if e.ended.IsZero() {
@@ -299,6 +299,12 @@ func (x *executions) over(e *execution, state agentapi.ExecutionState) {
 	}
 	x.finished = append(x.finished, e)
 	x.kept += e.outputs.Size()
+	x.forgetOldest()
+}
+
+// forgetOldest forgets the oldest that are over when they are too many. It needs
+// the lock.
+func (x *executions) forgetOldest() {
 	for len(x.finished) > maxFinished || x.kept > maxKept && len(x.finished) > 1 {
 		oldest := x.finished[0]
 		x.finished = slices.Delete(x.finished, 0, 1)
