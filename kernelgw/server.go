@@ -116,7 +116,7 @@ type Options struct {
 	Shutdown func()
 	// MaxBodyBytes bounds the body of a request; default 1 MiB.
 	MaxBodyBytes int64
-	// MaxSocketsPerUser bounds a user's open kernel WebSockets, those that wait
+	// MaxSocketsPerUser bounds a user's open WebSockets and streams, those that wait
 	// for their kernel included; default 1000. Each takes two file descriptors.
 	MaxSocketsPerUser int
 	// MaxMessageBytes bounds one WebSocket message; default as in splice.
