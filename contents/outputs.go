@@ -2,8 +2,11 @@ package contents
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -123,7 +126,12 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	if len(m.splices) == 0 {
 		return saved, nil
 	}
-	trusted := (r.Own || m.harmless) && (m.restHarmless || h.trusts(ctx, at, e.SHA256))
+	if (r.Own || m.harmless) && (m.restHarmless || h.trusts(ctx, at, e.SHA256)) {
+		// Before it is there: who opens it at once is to see all of it.
+		if err := h.trustMerged(ctx, at, merged); err != nil {
+			h.o.Log.Warn("cannot remember that a notebook is trusted", "error", err)
+		}
+	}
 	written, err := h.o.Store.Put(ctx, at.Workspace, path, merged.reader(), PutOptions{
 		Author: outputAuthor, Source: outputSource, IfVersion: e.Version, Executable: e.Executable,
 	})
@@ -131,12 +139,6 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 		return SavedOutputs{}, failed(err, path)
 	}
 	saved.Version = written.Version
-	// What follows is not worth a failed save: it was saved.
-	if trusted {
-		if err := h.trust(ctx, at, written.SHA256); err != nil {
-			h.o.Log.Warn("cannot remember that a notebook is trusted", "error", err)
-		}
-	}
 	if r.Replaces != "" && r.Replaces == e.Version {
 		err := h.o.Store.DeleteVersion(ctx, at.Workspace, path, e.Version)
 		if err != nil && !errors.Is(err, ErrExists) && !errors.Is(err, ErrNotFound) { // pinned, or gone already
@@ -145,6 +147,15 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	}
 	h.o.Observe("save", at.Workspace, path, "")
 	return saved, nil
+}
+
+// trustMerged remembers that a person trusts a notebook that is about to be written.
+func (h *Handlers) trustMerged(ctx context.Context, at At, merged *spool) error {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, merged.reader()); err != nil {
+		return err
+	}
+	return h.trust(ctx, at, hex.EncodeToString(sum.Sum(nil)))
 }
 
 // savedSlack is how much earlier than a cell ended a notebook may seem to have been
