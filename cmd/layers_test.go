@@ -35,6 +35,7 @@ type layer struct {
 var layers = []layer{
 	{packages: "jupyter", stdlib: true, why: "the protocol knows nothing of ours, and needs only the standard library"},
 	{packages: "jupyter/kernelspec", ours: []string{"jupyter"}, stdlib: true, why: "kernelspecs are files of the Jupyter protocol"},
+	{packages: "jupyter/outputs", ours: []string{"jupyter"}, stdlib: true, why: "what a notebook keeps of a cell is the Jupyter protocol, without a kernel or a server"},
 	{packages: "jupyter/rest", ours: []string{"jupyter"}, stdlib: true, why: "REST types are the Jupyter protocol, without a server"},
 	{packages: "jupyter/wsproto", ours: []string{"jupyter"}, why: "encodings know messages and nothing else"},
 	{packages: "jupyter/zmq", ours: []string{"jupyter"}, tests: []string{"jupyter/jupytertest"}, why: "sockets know messages and nothing else"},
@@ -48,7 +49,7 @@ var layers = []layer{
 	{packages: "sandboxes/agent/eventlog", why: "the event log holds bytes and numbers"},
 	{packages: "sandboxes/agent/terminal", why: "terminals know shells and WebSockets, and nothing of the agent"},
 	{
-		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
+		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/outputs", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/statedir", ours: []string{"sandboxes"}, why: "what a driver keeps on disk does not depend on what it makes"},
@@ -97,6 +98,7 @@ var layers = []layer{
 	{packages: "conformance/...", ours: []string{"conformance/..."}, support: true, why: "the black-box suite would share our mistakes"},
 	{packages: "bench", support: true, why: "what is measured is a server, whoever wrote it"},
 	{packages: "images", why: "recipes of images are files"},
+	{packages: "docs/examples/...", stdlib: true, why: "an example is what a client of anybody's can be"},
 
 	{packages: "cmd/kernelagent", ours: []string{"sandboxes/agent", "sandboxes/agentapi"}, why: "the program inside the sandbox is small"},
 	{packages: "cmd/kernelgw", ours: []string{"..."}, tests: []string{"..."}, why: "main chooses the implementations"},

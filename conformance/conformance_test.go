@@ -137,10 +137,10 @@ func allChecks() []check {
 	var all []check
 	for _, some := range [][]check{
 		serverChecks, specChecks, kernelChecks, sessionChecks, authChecks, originChecks,
-		vscodeChecks, encodingChecks, socketChecks, replayChecks, deathChecks, sizeChecks,
+		vscodeChecks, encodingChecks, socketChecks, replayChecks, outputChecks, deathChecks, sizeChecks,
 		contentsChecks, changeChecks, checkpointChecks, pathChecks, fileChecks,
 		terminalChecks, eventChecks, nbconvertChecks, pageChecks, settingChecks, layoutChecks, treeChecks,
-		historyChecks, conditionChecks, largeChecks,
+		historyChecks, conditionChecks, largeChecks, executeChecks,
 	} {
 		all = append(all, some...)
 	}

@@ -29,6 +29,9 @@ type member struct {
 	start int
 }
 
+// idsSinceMinor is the minor version of nbformat 4 since which cells have ids.
+const idsSinceMinor = 5
+
 // errNotebook is what is readable as no notebook.
 var errNotebook = errors.New("not a notebook")
 
@@ -272,7 +275,7 @@ func (nb *notebook) judge(s *schema) (string, error) {
 // cellID returns the id that a cell must get, since it has none or one that an
 // earlier cell has; "" when it needs none. The same text gets the same ids.
 func (nb *notebook) cellID(index int, t *tree) string {
-	if nb.minor < 5 {
+	if nb.minor < idsSinceMinor {
 		return ""
 	}
 	if i := t.get(0, "id"); i != 0 {

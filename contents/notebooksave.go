@@ -199,6 +199,9 @@ func (w writing) scalar(raw []byte, kind byte) {
 	w.raw(raw)
 }
 
+// cellDepth is how deep a cell's members are indented.
+const cellDepth = 3
+
 // cell writes a cell at its depth, with another id unless that is "".
 func (w writing) cell(id string) {
 	code := w.t.is(w.t.get(0, "cell_type"), "code")
@@ -208,7 +211,7 @@ func (w writing) cell(id string) {
 		at, _ := slices.BinarySearchFunc(all, "id", func(m named, key string) int { return cmp.Compare(m.key, key) })
 		all = slices.Insert(all, at, named{"id", 0})
 	}
-	const depth = 3
+	const depth = cellDepth
 	w.byte('{')
 	first := true
 	for k, m := range all {

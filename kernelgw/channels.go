@@ -56,6 +56,9 @@ func (s *Server) channels(c *call) error {
 	return s.join(c, link{
 		kind: "kernel", name: id, up: splice.Upgrade{Target: target, Header: header},
 		connect: func(ctx context.Context) (kernels.Connection, error) {
+			if err := s.o.Kernels.UsedBy(ctx, c.workspace, id, c.reader()); err != nil {
+				return kernels.Connection{}, err
+			}
 			return s.o.Kernels.Connect(ctx, c.workspace, id)
 		},
 		gone: func(reason string) splice.Farewell { return deathNotice(id, encoding, reason) },

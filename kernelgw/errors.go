@@ -110,11 +110,11 @@ func answer(c echo.Context, err error) (status, retryAfter int, body rest.Error)
 	case errors.Is(err, kernels.ErrUnknownSpec):
 		body.ShortMessage = body.Message
 		return http.StatusNotImplemented, 0, body
-	case errors.Is(err, kernels.ErrNotFound), errors.Is(err, kernels.ErrSessionNotFound), errors.Is(err, auth.ErrNotFound):
+	case errors.Is(err, kernels.ErrNotFound), errors.Is(err, kernels.ErrSessionNotFound), errors.Is(err, kernels.ErrExecutionNotFound), errors.Is(err, auth.ErrNotFound):
 		return http.StatusNotFound, 0, body
 	case errors.Is(err, kernels.ErrDead):
 		return http.StatusGone, 0, body
-	case errors.Is(err, kernels.ErrExists), errors.Is(err, auth.ErrTooMany), errors.Is(err, auth.ErrTaken):
+	case errors.Is(err, kernels.ErrExists), errors.Is(err, kernels.ErrNoInput), errors.Is(err, auth.ErrTooMany), errors.Is(err, auth.ErrTaken):
 		return http.StatusConflict, 0, body
 	case errors.Is(err, kernels.ErrInvalid), errors.Is(err, auth.ErrName):
 		return http.StatusBadRequest, 0, body

@@ -48,6 +48,7 @@ type fakeKernels struct {
 	document kernels.Document // answered by Convert, with made as its content
 	made     string
 	released int // contents closed
+	executor *executor
 
 	silent            map[string]bool // kernels whose agents do not answer Usage
 	asking, mostAsked int             // calls of Usage under way, and the most of them at once
@@ -56,6 +57,7 @@ type fakeKernels struct {
 func newFakeKernels() *fakeKernels {
 	return &fakeKernels{
 		ready: true, kernels: map[string]kernels.Kernel{}, sessions: map[string]kernels.Session{}, dead: make(chan struct{}),
+		executor: newExecutor(),
 		files: fstest.MapFS{
 			"kernel.json":    {Data: []byte(`{}`)},
 			"kernel.js":      {Data: []byte(`alert(1)`)},
@@ -196,6 +198,8 @@ func (f *fakeKernels) Shutdown(_ context.Context, workspace, id string) error {
 	return nil
 }
 
+func (f *fakeKernels) UsedBy(context.Context, string, string, string) error { return nil }
+
 func (f *fakeKernels) Connect(ctx context.Context, workspace, id string) (kernels.Connection, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -224,6 +228,10 @@ func (f *fakeKernels) Connect(ctx context.Context, workspace, id string) (kernel
 			}
 		},
 	}, nil
+}
+
+func (f *fakeKernels) ConnectLog(ctx context.Context, workspace, id string) (kernels.Connection, error) {
+	return f.Connect(ctx, workspace, id)
 }
 
 func (f *fakeKernels) Sessions(_ context.Context, workspace string) ([]kernels.Session, error) {

@@ -45,7 +45,7 @@ func (s *Server) allowOrigin(c *call, allowed bool) {
 // origin itself is only named when it is listed.
 func (s *Server) preflight(c *call) error {
 	h := c.Response().Header()
-	h.Set("Access-Control-Allow-Headers", "accept, content-type, authorization, x-xsrftoken, if-match, if-none-match")
+	h.Set("Access-Control-Allow-Headers", "accept, content-type, authorization, x-xsrftoken, if-match, if-none-match, last-event-id")
 	h.Set("Access-Control-Allow-Methods", "GET, PUT, POST, PATCH, DELETE, OPTIONS")
 	return c.NoContent(http.StatusOK)
 }

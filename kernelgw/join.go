@@ -1,6 +1,7 @@
 package kernelgw
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,9 +39,14 @@ type link struct {
 	connect func(context.Context) (kernels.Connection, error)
 	// gone takes leave of the client when what it is joined to has ended.
 	gone func(reason string) splice.Farewell
-	// missing is the answer when the agent knows nothing at the target; nil
-	// means that it cannot be reached now.
-	missing error
+	// grace is how long the agent has to tell the end of what it leads to
+	// itself; zero means deathGrace.
+	grace time.Duration
+	// refusals are the answers to the client for statuses that the agent answers
+	// with; any other means that it cannot be reached now.
+	refusals map[int]error
+	// maxMessage bounds one message; zero means Options.MaxMessageBytes.
+	maxMessage int64
 }
 
 // join joins a client's WebSocket to an agent. The upgrade is held until the
@@ -82,8 +88,8 @@ func (s *Server) join(c *call, l link) error {
 		return nil
 	case err != nil && place.ctx.Err() != nil:
 		return errDraining
-	case l.missing != nil && errors.As(err, &refused) && refused.Status == http.StatusNotFound:
-		return l.missing
+	case errors.As(err, &refused) && l.refusals[refused.Status] != nil:
+		return l.refusals[refused.Status]
 	case err != nil:
 		s.o.Metrics.AgentErrors.WithLabelValues("connect").Inc()
 		s.o.Log.Warn("cannot connect a WebSocket to an agent", l.kind, l.name, "error", err)
@@ -133,7 +139,7 @@ func (s *Server) open(ctx context.Context, c *call, l link, to kernels.Connectio
 	}
 	up.Header.Set("Authorization", "Bearer "+to.Token)
 	return splice.Open(ctx, c.Response(), c.Request(), agent, up, splice.Options{
-		ToClient: &s.toClient, ToAgent: &s.toAgent, MaxMessageBytes: s.o.MaxMessageBytes,
+		ToClient: &s.toClient, ToAgent: &s.toAgent, MaxMessageBytes: cmp.Or(l.maxMessage, s.o.MaxMessageBytes),
 		AgentLost: func() splice.Farewell {
 			wait, cancel := context.WithTimeout(context.Background(), lostPatience)
 			defer cancel()
@@ -158,7 +164,7 @@ func (s *Server) work(joined *splice.Splice, l link, dead func(context.Context) 
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(deathGrace):
+		case <-time.After(cmp.Or(l.grace, deathGrace)):
 			joined.End(l.gone(reason))
 		}
 	}()

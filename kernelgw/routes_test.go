@@ -247,7 +247,7 @@ func TestEveryPathAnswersPreflights(t *testing.T) {
 				got := g.do("OPTIONS", path, "", "Origin: "+origin, "Access-Control-Request-Method: "+r.Method)
 				h := got.Header
 				if got.StatusCode != http.StatusOK || h.Get("Access-Control-Allow-Origin") != want ||
-					h.Get("Access-Control-Allow-Headers") != "accept, content-type, authorization, x-xsrftoken, if-match, if-none-match" ||
+					h.Get("Access-Control-Allow-Headers") != "accept, content-type, authorization, x-xsrftoken, if-match, if-none-match, last-event-id" ||
 					h.Get("Access-Control-Allow-Methods") != "GET, PUT, POST, PATCH, DELETE, OPTIONS" ||
 					(h.Get("Access-Control-Allow-Credentials") == "true") != (want != "") {
 					t.Fatalf("OPTIONS %s from %s: %d %v", path, origin, got.StatusCode, h)

@@ -43,7 +43,9 @@ type Kernels interface {
 	Interrupt(ctx context.Context, workspace, id string) error
 	Restart(ctx context.Context, workspace, id string) (kernels.Kernel, error)
 	Shutdown(ctx context.Context, workspace, id string) error
+	UsedBy(ctx context.Context, workspace, id, who string) error
 	Connect(ctx context.Context, workspace, id string) (kernels.Connection, error)
+	ConnectLog(ctx context.Context, workspace, id string) (kernels.Connection, error)
 	Sessions(ctx context.Context, workspace string) ([]kernels.Session, error)
 	Session(ctx context.Context, workspace, id string) (kernels.Session, error)
 	CreateSession(ctx context.Context, r kernels.SessionRequest) (kernels.Session, error)
@@ -53,6 +55,7 @@ type Kernels interface {
 	Terminals
 	Governed
 	Converter
+	Executor
 }
 
 // Users is who may log in, and what is made from that.
@@ -113,7 +116,7 @@ type Options struct {
 	Shutdown func()
 	// MaxBodyBytes bounds the body of a request; default 1 MiB.
 	MaxBodyBytes int64
-	// MaxSocketsPerUser bounds a user's open kernel WebSockets, those that wait
+	// MaxSocketsPerUser bounds a user's open WebSockets and streams, those that wait
 	// for their kernel included; default 1000. Each takes two file descriptors.
 	MaxSocketsPerUser int
 	// MaxMessageBytes bounds one WebSocket message; default as in splice.
@@ -138,6 +141,7 @@ type Server struct {
 
 	questions chan struct{} // holds a token for each question to an agent for a page
 	holdings  *holdings     // nil without Options.Usage
+	results   *results
 
 	draining          atomic.Bool
 	sockets           *sockets
@@ -181,7 +185,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		o: o, base: o.BaseURL, origins: origins, csp: contentSecurityPolicy(o.BaseURL, o.FrameAncestors),
 		echo: echo.New(), started: time.Now(), colors: newColors(), sockets: newSockets(o.MaxSocketsPerUser), bodies: newBodies(),
-		questions: make(chan struct{}, maxQuestions),
+		questions: make(chan struct{}, maxQuestions), results: newResults(),
 	}
 	if o.AllowCredentials {
 		s.trusted = origins

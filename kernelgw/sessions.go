@@ -2,6 +2,7 @@ package kernelgw
 
 import (
 	"cmp"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -150,6 +151,24 @@ func (c *call) sessionID() (string, error) {
 		return "", notFound("Session not found: session_id=" + clip(id))
 	}
 	return strings.ToLower(id), nil
+}
+
+// runtimeID returns the id of the kernel that the id in the path means under
+// v1/sessions: that of a session's kernel, or when there is no such session, of
+// a kernel. That there is none is for the caller to find out.
+func (s *Server) runtimeID(c *call) (string, error) {
+	id, err := c.sessionID()
+	if err != nil {
+		return "", err
+	}
+	session, err := s.o.Kernels.Session(c.Request().Context(), c.workspace, id)
+	switch {
+	case errors.Is(err, kernels.ErrSessionNotFound):
+		return id, nil
+	case err != nil:
+		return "", err
+	}
+	return session.Kernel.ID, nil
 }
 
 func sessionModel(x kernels.Session) rest.Session {

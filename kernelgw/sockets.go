@@ -47,7 +47,7 @@ func (s *sockets) enter(user string) (*place, error) {
 	}
 	if s.byUser[user] >= s.most {
 		return nil, &httpError{status: http.StatusTooManyRequests, message: fmt.Sprintf(
-			"You have %d open WebSockets to kernels; the limit is %d: close some, or ask for a higher limit", s.byUser[user], s.most)}
+			"You have %d open WebSockets and streams; the limit is %d: close some, or ask for a higher limit", s.byUser[user], s.most)}
 	}
 	p := &place{user: user}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

@@ -101,8 +101,8 @@ func (s *Server) terminalSocket(c *call) error {
 			}
 			return to, nil
 		},
-		gone:    terminalGone,
-		missing: noTerminal(name),
+		gone:     terminalGone,
+		refusals: map[int]error{http.StatusNotFound: noTerminal(name)},
 	})
 }
 

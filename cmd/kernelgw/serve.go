@@ -140,6 +140,7 @@ func (c *ServeCmd) Run(env *environment) error {
 			Store: files, Log: log, SpoolDir: filepath.Join(c.DataDir, "spool"), MaxFileBytes: int64(c.SyncMax),
 		})
 	}
+	options.Notebooks = notebooks{handlers}
 	manager := kernels.New(options)
 	network.kernels.Store(manager)
 	users, err := token.New(token.Options{Users: tokenUsers(&c.Config), Store: store, Log: log})

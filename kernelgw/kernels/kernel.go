@@ -18,6 +18,9 @@ type kernel struct {
 	op       chan struct{} // holds a token while an operation changes the kernel: one at a time
 	reported chan struct{} // closed at the first word from the agent, or at the end of its keeper
 	policing chan struct{} // holds a token while the sandbox's network policy is changed: one at a time
+	saving   chan struct{} // holds a token while outputs are saved: one at a time
+
+	interims map[string]interim // by notebook; owned by the holder of saving
 
 	reporting sync.Once // closes reported
 
@@ -42,6 +45,7 @@ func newKernel(r record) *kernel {
 	close(kept)
 	return &kernel{
 		op: make(chan struct{}, 1), reported: make(chan struct{}), policing: make(chan struct{}, 1),
+		saving: make(chan struct{}, 1), interims: map[string]interim{},
 		record:  r,
 		status:  agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: r.CreatedAt},
 		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,
@@ -114,6 +118,7 @@ func trusted(st agentapi.Status, previous agentapi.Status, now time.Time) agenta
 	st.Dropped = counted(st.Dropped, previous.Dropped)
 	st.Reason = printable(st.Reason)
 	st.Terminals = min(max(st.Terminals, 0), maxTerminalsTold)
+	st.Unsaved = min(max(st.Unsaved, 0), maxUnsavedTold)
 	return st
 }
 

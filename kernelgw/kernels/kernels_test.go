@@ -306,6 +306,37 @@ func TestSandboxThatDiesIsReportedWithinASecond(t *testing.T) {
 	})
 }
 
+func TestLogOfADeadKernelIsThereWhileItsAgentIs(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New())
+	k := g.start(t, kernels.StartRequest{})
+	g.awaitState(t, k.ID, jupyter.Idle)
+	id := onlySandbox(t, driver).Spec.ID
+	driver.Agent(id).Update(func(st *agentapi.Status) {
+		st.ExecutionState, st.Ready, st.Reason = jupyter.Dead, false, "after 5 restarts in a row"
+	})
+	g.awaitState(t, k.ID, jupyter.Dead)
+	if _, err := g.Connect(t.Context(), "w", k.ID); !errors.Is(err, kernels.ErrDead) {
+		t.Errorf("Connect to a dead kernel: %v", err)
+	}
+	conn, err := g.ConnectLog(t.Context(), "w", k.ID)
+	if err != nil {
+		t.Fatalf("ConnectLog: %v", err)
+	}
+	conn.Close()
+	if _, err := g.ConnectLog(t.Context(), "other", k.ID); !errors.Is(err, kernels.ErrNotFound) {
+		t.Errorf("ConnectLog from another workspace: %v", err)
+	}
+	driver.Kill(id, sandboxes.Exit{Code: 137})
+	eventually(t, "the log is gone with the sandbox", func() bool {
+		conn, err := g.ConnectLog(t.Context(), "w", k.ID)
+		if err == nil {
+			conn.Close()
+		}
+		return errors.Is(err, kernels.ErrDead)
+	})
+}
+
 func TestRestartOfADeadKernelMakesANewSandbox(t *testing.T) {
 	driver := sandboxtest.NewFake(t)
 	g := start(t, driver, memory.New())

@@ -54,6 +54,9 @@ type Options struct {
 	// each has its home directory for itself.
 	Files       Files
 	FilesConfig agentapi.FilesConfig // for agents, with Files
+	// Notebooks is where outputs are saved that cells of notebooks put out while
+	// nobody was there; nil means that they are not.
+	Notebooks Notebooks
 }
 
 // Manager owns all kernels of the gateway. All methods are safe for concurrent
@@ -67,6 +70,7 @@ type Manager struct {
 	ctx    context.Context // ends all keepers
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
+	saving chan struct{}  // holds a token for each kernel whose outputs are being saved
 
 	mu        sync.Mutex
 	ready     bool                   // guarded by mu
@@ -89,7 +93,7 @@ func New(o Options) *Manager {
 	o.TerminalLinger = cmp.Or(o.TerminalLinger, 5*time.Minute)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		o: o, ctx: ctx, cancel: cancel,
+		o: o, ctx: ctx, cancel: cancel, saving: make(chan struct{}, maxSaving),
 		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{}, exporters: map[string]*exporters{},
 	}
 }
@@ -224,6 +228,7 @@ type record struct {
 	CreatedAt time.Time         `json:"created_at"`
 	Sandbox   string            `json:"sandbox"`          // the one that it has, had last or is about to get
 	Policy    *Policy           `json:"policy,omitempty"` // what that was made with; nil in records of earlier gateways
+	Shared    bool              `json:"shared,omitempty"` // another than the owner has used it
 	Dead      bool              `json:"dead,omitempty"`   // its sandbox has ended
 	Reason    string            `json:"reason,omitempty"` // why it is dead
 	DeadAt    time.Time         `json:"dead_at,omitzero"` // since when
@@ -332,6 +337,9 @@ func (m *Manager) adopt(ctx context.Context) error {
 	m.o.Log.Info("kernels adopted", "running", len(adopted), "dead", len(records)-len(adopted), "reaped", len(byID))
 	m.mu.Lock()
 	m.ready = true
+	for _, k := range adopted {
+		k.notify()
+	}
 	m.mu.Unlock()
 	return nil
 }

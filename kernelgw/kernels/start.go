@@ -327,6 +327,7 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 	}
 	if agent != nil {
 		m.flushFiles(ctx, k, agent)
+		m.saveLastOutputs(ctx, k, agent)
 		polite, cancel := context.WithTimeout(ctx, 20*time.Second)
 		if err := agent.Shutdown(polite); err != nil {
 			m.o.Log.Warn("a kernel did not shut down politely", "kernel", id, "error", err)
@@ -345,23 +346,45 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 // after its upgrade when nothing comes. ErrDead when there is no kernel process
 // to talk to.
 func (m *Manager) Connect(ctx context.Context, workspace, id string) (Connection, error) {
+	return m.connect(ctx, workspace, id, func(k *kernel) bool { return k.status.Ready && !k.dead() })
+}
+
+// ConnectLog finds the agent for a reader of what a kernel has said: that of a
+// dead one, too, as long as there is one. Else it is as Connect.
+func (m *Manager) ConnectLog(ctx context.Context, workspace, id string) (Connection, error) {
+	return m.connect(ctx, workspace, id, withAgent)
+}
+
+// connect finds the agent of a kernel once it is ready, of which ready decides
+// while the caller holds mu.
+func (m *Manager) connect(ctx context.Context, workspace, id string, ready func(*kernel) bool) (Connection, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k, err := m.find(workspace, id)
+	k, err := m.reach(ctx, workspace, id, ready)
 	if err != nil {
 		return Connection{}, err
+	}
+	return m.connection(k), nil
+}
+
+// reach waits until a kernel has an agent and is ready, of which ready decides.
+// The caller holds mu.
+func (m *Manager) reach(ctx context.Context, workspace, id string, ready func(*kernel) bool) (*kernel, error) {
+	k, err := m.find(workspace, id)
+	if err != nil {
+		return nil, err
 	}
 	for {
 		switch {
 		case k.removed:
-			return Connection{}, fmt.Errorf("%w: %s", ErrNotFound, id)
+			return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+		case k.agent != nil && ready(k):
+			return k, nil
 		case k.dead():
-			return Connection{}, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
-		case k.agent != nil && k.status.Ready:
-			return m.connection(k), nil
+			return nil, fmt.Errorf("%w: %s", ErrDead, k.status.Reason)
 		}
 		if m.waitChange(ctx, k) != nil {
-			return Connection{}, fmt.Errorf("%w: it is still starting", ErrNotReady)
+			return nil, fmt.Errorf("%w: it is still starting", ErrNotReady)
 		}
 	}
 }

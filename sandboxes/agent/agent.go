@@ -31,6 +31,8 @@ type Agent struct {
 
 	notices chan string // for the user, about files and disks
 
+	collecting sync.Mutex // held while outputs are collected: once at a time
+
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
 }
@@ -66,6 +68,7 @@ func New(o Options) (*Agent, error) {
 		saved:    make(chan struct{}),
 		notices:  make(chan string, maxNotices),
 	}
+	a.hub.executions.interrupt = a.interrupt
 	if !o.Config.HasKernel() {
 		a.terminals = newTerminals(a)
 	}
@@ -202,8 +205,10 @@ func (a *Agent) Status() agentapi.Status {
 		Connections: len(*h.sockets.Load()),
 		Replayed:    h.replayed.Load(),
 		Dropped:     h.dropped.Load(),
+		Unsaved:     h.unsavedCount(time.Now()),
 	}
 	h.track.describe(&s)
+	s.Executions += h.executions.waiting()
 	return s
 }
 

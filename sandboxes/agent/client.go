@@ -16,6 +16,7 @@ type client struct {
 	// guarded by hub.mu
 	socket   *socket
 	away     time.Time // since when it has no socket
+	left     bool      // it said that it goes
 	sessions []string  // header sessions that lead here
 	acked    eventlog.Cursor
 

@@ -75,6 +75,14 @@ func (f *frame) parent() []byte {
 	return f.part(2)
 }
 
+// channel is where the message came from.
+func (f *frame) channel() jupyter.Channel {
+	if f.large != nil {
+		return f.large.Channel
+	}
+	return jupyter.Channel(f.part(0))
+}
+
 // message takes a frame apart. The message shares its memory.
 func (f *frame) message() *jupyter.Message {
 	if f.large != nil {

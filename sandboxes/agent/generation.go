@@ -139,6 +139,7 @@ func (g *generation) maybeReady(m *jupyter.Message, ours bool) {
 			g.readyAt = time.Now()
 			g.hub.track.answered()
 			g.hub.inbound.open(g.hub, g)
+			g.hub.executions.kernelReady()
 			close(g.ready)
 		})
 	}

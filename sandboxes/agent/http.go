@@ -35,6 +35,8 @@ var kernelRoutes = []route{
 	{http.MethodPost, "/v1/kernel/interrupt", (*Agent).postInterrupt},
 	{http.MethodPost, "/v1/kernel/restart", (*Agent).postRestart},
 	{http.MethodGet, "/v1/channels", (*Agent).getChannels},
+	{http.MethodGet, "/v1/unsaved", (*Agent).getUnsaved},
+	{http.MethodPost, "/v1/unsaved", (*Agent).postUnsaved},
 }
 
 var terminalRoutes = []route{
@@ -73,7 +75,7 @@ func (a *Agent) server() *http.Server {
 
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	own := kernelRoutes
+	own := slices.Concat(kernelRoutes, outputRoutes, executionRoutes)
 	if a.terminals != nil {
 		own = slices.Concat(terminalRoutes, convertRoutes)
 	}
@@ -181,7 +183,9 @@ func (a *Agent) postShutdown(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	<-a.saved // the caller may take the sandbox away after the answer
+	// The caller may take the sandbox away after the answer.
+	<-a.saved
+	a.hub.waitForFollowers(closeTime)
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +22,14 @@ import (
 type hub struct {
 	// set at construction
 	events     *eventlog.Log[frame]
+	epoch      string // names the log among those of other agents
 	track      *tracker
 	log        *slog.Logger
 	maxMessage int64
 	pace       pacer
 	inbound    inbound
+
+	executions *executions // set at construction
 
 	session atomic.Pointer[string] // the kernel's own session id, as last seen
 
@@ -35,22 +40,29 @@ type hub struct {
 	sockets atomic.Pointer[[]*socket] // replaced under mu, never changed
 	legacy  atomic.Int32              // sockets that do not speak v1
 
+	followers atomic.Pointer[[]*follower] // replaced under mu, never changed
+
 	mu      sync.Mutex
 	clients map[string]*client // by session_id; guarded by mu
 	routes  routes             // guarded by mu
+	cells   cells              // guarded by mu
 }
 
 func newHub(o *Options, changed func()) *hub {
 	h := &hub{
 		events:     eventlog.New[frame](o.Config.LogBytes),
+		epoch:      strings.ToLower(rand.Text()[:12]),
 		track:      newTracker(changed),
 		log:        o.Log,
 		maxMessage: o.Config.MaxMessageBytes,
 		clients:    make(map[string]*client),
 		routes:     newRoutes(),
+		cells:      newCells(),
 	}
+	h.executions = newExecutions(h)
 	h.pace.init(o.Config.LogBytes)
 	h.sockets.Store(&[]*socket{})
+	h.followers.Store(&[]*follower{})
 	session := jupyter.NewID()
 	h.session.Store(&session)
 	return h
@@ -71,16 +83,27 @@ func (h *hub) fromKernel(m *jupyter.Message, own []byte) (ours bool) {
 	if m.Channel == jupyter.Shell {
 		h.track.reply(id)
 	}
-	h.mu.Lock()
-	c := h.routes.find(id, jupyter.PeekSession(m.ParentHeader))
-	h.mu.Unlock()
-	if c == nil {
+	if h.executions.take(m) {
+		return false
+	}
+	if !h.reply(m, id) {
 		h.ignored.Add(1) // its client was forgotten, or never was
 		return false
 	}
-	h.events.Append(entry(m, c.id, kindReply, h.legacy.Load() > 0))
 	h.wake()
 	return false
+}
+
+// reply appends an answer to the log, for its client. The lock is held meanwhile:
+// the log would count for ever what comes for a client that was forgotten.
+func (h *hub) reply(m *jupyter.Message, id string) (known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.routes.find(id, jupyter.PeekSession(m.ParentHeader))
+	if c != nil {
+		h.events.Append(entry(m, c.id, kindReply, h.legacy.Load() > 0))
+	}
+	return c != nil
 }
 
 func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
@@ -97,8 +120,17 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 		h.learnSession(m)
 	}
 	e := entry(m, "", kind, h.legacy.Load() > 0)
-	h.events.Append(e)
+	seq := h.events.Append(e)
+	switch kind {
+	case kindInput:
+		h.cellBegan(jupyter.PeekID(m.ParentHeader))
+	case kindStatus:
+		if jupyter.PeekString(m.Content, "execution_state") == string(jupyter.Idle) {
+			h.cellEnded(jupyter.PeekID(m.ParentHeader), seq)
+		}
+	}
 	h.wake()
+	h.executions.take(m) // in the log before anyone sees it
 	h.pace.appended(h, e.Bytes+eventlog.Overhead)
 	return false
 }
@@ -137,6 +169,9 @@ func (h *hub) tooLarge(m *jupyter.Message, size int64) {
 	}
 	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (max_message_bytes)",
 		size, h.maxMessage), m.ParentHeader)
+	if m.Channel == jupyter.Shell {
+		h.executions.take(m)
+	}
 }
 
 // learnSession keeps the kernel's session id: messages that the agent makes up
@@ -172,11 +207,15 @@ func (h *hub) publishError(text string, cell []byte) {
 	m := jupyter.NewStream("stderr", text+"\n", *h.session.Load(), cell)
 	h.events.Append(entry(m, "", kindError, h.legacy.Load() > 0))
 	h.wake()
+	h.executions.take(m)
 }
 
 func (h *hub) wake() {
 	for _, s := range *h.sockets.Load() {
 		s.wakeUp()
+	}
+	for _, f := range *h.followers.Load() {
+		f.wakeUp()
 	}
 }
 
@@ -187,7 +226,15 @@ func (h *hub) fromClient(c *client, m *jupyter.Message) error {
 	h.mu.Lock()
 	h.routes.learn(c, id, jupyter.PeekSession(m.Header))
 	h.mu.Unlock()
-	return h.inbound.send(h, m, id)
+	execute := m.Channel == jupyter.Shell && isType(m, `"execute_request"`)
+	if execute {
+		h.cellRequested(c, m, id)
+	}
+	err := h.inbound.send(h, m, id)
+	if err != nil && execute {
+		h.cellRefused(id)
+	}
+	return err
 }
 
 // refuse tells the client of a message that waited for the kernel that it was
@@ -198,6 +245,7 @@ func (h *hub) refuse(m *jupyter.Message, why *closeError) {
 	id := jupyter.PeekID(m.Header)
 	if m.Channel == jupyter.Shell && isType(m, `"execute_request"`) {
 		h.track.refused(id)
+		h.cellRefused(id)
 		h.publishError("not executed: "+why.reason, m.Header)
 	}
 	h.mu.Lock()
@@ -247,7 +295,7 @@ func (h *hub) detach(s *socket) {
 	c := s.client
 	h.replaceSockets(nil, s)
 	if c.socket == s {
-		c.socket, c.away = nil, time.Now()
+		c.socket, c.away, c.left = nil, time.Now(), s.goodbye
 		if c.anonymous {
 			h.forget(c)
 		}
@@ -327,20 +375,28 @@ func (h *hub) closeSockets(code int, reason string, which func(*socket) bool) {
 	}
 }
 
-// waitForSockets waits until no socket is left, for some time.
+// waitForSockets waits until no socket and no follower is left, for some time.
 func (h *hub) waitForSockets(patience time.Duration) {
+	await(patience, func() bool { return len(*h.sockets.Load()) == 0 && len(*h.followers.Load()) == 0 })
+}
+
+func (h *hub) waitForFollowers(patience time.Duration) {
+	await(patience, func() bool { return len(*h.followers.Load()) == 0 })
+}
+
+func await(patience time.Duration, done func() bool) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
-		if len(*h.sockets.Load()) == 0 {
-			return
-		}
+	for end := time.Now().Add(patience); time.Now().Before(end) && !done(); <-tick.C {
 	}
 }
 
 func (h *hub) cutSockets() {
 	for _, s := range *h.sockets.Load() {
 		s.cut()
+	}
+	for _, f := range *h.followers.Load() {
+		f.cut()
 	}
 }
 

@@ -60,6 +60,34 @@ func (in *inbound) send(h *hub, m *jupyter.Message, id string) error {
 	return in.hold(h, m, id, execute)
 }
 
+// offer is send for a sender that keeps its messages itself: false says that the
+// kernel starts, and open will follow. An error says that it will not be taken.
+func (in *inbound) offer(h *hub, m *jupyter.Message, id string) (taken bool, err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.dead:
+		return false, errAbsent
+	case in.kernel == nil:
+		return false, nil
+	}
+	execute := m.Channel == jupyter.Shell
+	if execute {
+		h.track.request(id, m.Header)
+	}
+	err = in.kernel.Send(m)
+	if err == nil {
+		return true, nil
+	}
+	if execute {
+		h.track.refused(id)
+	}
+	if why := refusal(h, err); why != nil {
+		return false, errors.New(why.reason)
+	}
+	return false, nil // the process is ending
+}
+
 // refusal says why a kernel that lives did not take a message, nil when it is
 // the connection that is over.
 func refusal(h *hub, err error) *closeError {

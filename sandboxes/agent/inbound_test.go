@@ -36,7 +36,7 @@ func newTestHub(t *testing.T) *hub {
 	return newHub(&o, func() {})
 }
 
-func executions(h *hub) int {
+func outstanding(h *hub) int {
 	var s agentapi.Status
 	h.track.describe(&s)
 	return s.Executions
@@ -49,7 +49,7 @@ func TestRefusedExecutionsAreNotOutstanding(t *testing.T) {
 		if err := h.inbound.send(h, executeRequest(t, "a"), "a"); err == nil {
 			t.Errorf("%v: the client is not told", refusal)
 		}
-		if n := executions(h); n != 0 {
+		if n := outstanding(h); n != 0 {
 			t.Errorf("%v: %d executions are outstanding", refusal, n)
 		}
 	}
@@ -59,7 +59,7 @@ func TestRefusedExecutionsAreNotOutstanding(t *testing.T) {
 		id := fmt.Sprint(i)
 		err = h.inbound.send(h, executeRequest(t, id), id)
 	}
-	if n := executions(h); n != maxHeld {
+	if n := outstanding(h); n != maxHeld {
 		t.Errorf("%d executions are outstanding, %d are held", n, maxHeld)
 	}
 	// The kernel ends while it is given them: they stay, and what does not fit
@@ -68,7 +68,7 @@ func TestRefusedExecutionsAreNotOutstanding(t *testing.T) {
 	if err := h.inbound.send(h, executeRequest(t, "over"), "over"); err == nil {
 		t.Error("one more was held")
 	}
-	if n := executions(h); n != maxHeld {
+	if n := outstanding(h); n != maxHeld {
 		t.Errorf("%d executions are outstanding, %d are held", n, maxHeld)
 	}
 }
@@ -81,7 +81,7 @@ func TestAnswerOfTheFirstIsAwaitedWhenARepetitionIsRefused(t *testing.T) {
 	}
 	h.inbound.open(h, refusing{zmq.ErrBacklog})
 	h.inbound.send(h, executeRequest(t, "a"), "a")
-	if n := executions(h); n != 1 {
+	if n := outstanding(h); n != 1 {
 		t.Errorf("%d executions are outstanding, want the first", n)
 	}
 }
@@ -95,7 +95,7 @@ func TestHeldExecutionThatTheKernelRefusesIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.inbound.open(h, refusing{zmq.ErrBacklog})
-	if n := executions(h); n != 0 {
+	if n := outstanding(h); n != 0 {
 		t.Errorf("%d executions are outstanding", n)
 	}
 	items := h.events.Read(&begin, c.id, 10, 1<<20, nil)

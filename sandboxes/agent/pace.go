@@ -1,6 +1,9 @@
 package agent
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // pacer makes a kernel that sends large messages faster than its clients read
 // wait for them. Without it a client that is a little slower, as nbclient, would
@@ -14,7 +17,7 @@ import "time"
 type pacer struct {
 	// set at construction
 	high, low uint64
-	progress  chan struct{} // a socket has written
+	progress  chan struct{} // a reader has written
 
 	// owned by the caller of appended
 	timer *time.Timer
@@ -34,13 +37,39 @@ const (
 	pacePause = 10 * time.Millisecond
 )
 
+// paced is what the pacer knows of who reads the log: a socket, or a follower.
+type paced struct {
+	offset  atomic.Uint64 // of what was written: Cursor.Offset, Position.Offset
+	written atomic.Uint64 // bytes
+	closing atomic.Bool   // it is not waited for
+
+	// owned by the caller of pacer.appended
+	stalled bool
+	marked  uint64        // bytes written when it was last seen to read
+	waited  time.Duration // for it, in vain, since then
+}
+
+// readers calls yield for all who read the log.
+func (h *hub) readers(yield func(*paced) bool) {
+	for _, s := range *h.sockets.Load() {
+		if !yield(&s.paced) {
+			return
+		}
+	}
+	for _, f := range *h.followers.Load() {
+		if !yield(&f.paced) {
+			return
+		}
+	}
+}
+
 func (p *pacer) init(budget int64) {
 	p.high, p.low = uint64(budget)/2, uint64(budget)/4
 	p.progress = make(chan struct{}, 1)
 	p.timer = time.NewTimer(time.Hour)
 }
 
-// wrote says that a socket has made progress.
+// wrote says that a reader has made progress.
 func (p *pacer) wrote() {
 	select {
 	case p.progress <- struct{}{}:
@@ -82,12 +111,12 @@ func (p *pacer) large(h *hub, size int) {
 // laggard reports whether anybody who is waited for is too far behind.
 func (p *pacer) laggard(h *hub, newest uint64) bool {
 	found := false
-	for _, s := range *h.sockets.Load() {
-		behind := newest - min(newest, s.offset.Load())
+	for r := range h.readers {
+		behind := newest - min(newest, r.offset.Load())
 		switch {
 		case behind < p.low:
-			s.stalled, s.waited = false, 0
-		case behind > p.high && !s.stalled && !s.closing.Load():
+			r.stalled, r.waited = false, 0
+		case behind > p.high && !r.stalled && !r.closing.Load():
 			found = true
 		}
 	}
@@ -97,13 +126,13 @@ func (p *pacer) laggard(h *hub, newest uint64) bool {
 // judge is called after a wait in vain. Who has read nothing in waits that long
 // is not waited for any more, until it has caught up.
 func (p *pacer) judge(h *hub, wait time.Duration) {
-	for _, s := range *h.sockets.Load() {
-		if written := s.written.Load(); written != s.marked {
-			s.marked, s.waited = written, 0
+	for r := range h.readers {
+		if written := r.written.Load(); written != r.marked {
+			r.marked, r.waited = written, 0
 			continue
 		}
-		if s.waited += wait; s.waited >= paceStall {
-			s.stalled = true
+		if r.waited += wait; r.waited >= paceStall {
+			r.stalled = true
 		}
 	}
 }

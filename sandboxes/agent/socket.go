@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -31,13 +32,11 @@ type socket struct {
 	log      *slog.Logger
 
 	wake    chan struct{} // something for the writer; capacity 1
-	closing atomic.Bool   // ending is set, or the connection is cut
 	cutOnce sync.Once
 	gone    chan struct{} // closed when the connection is cut
 
-	alive   atomic.Int64  // unix nanoseconds of the last sign of life
-	offset  atomic.Uint64 // Cursor.Offset of what was written
-	written atomic.Uint64 // bytes
+	alive atomic.Int64 // unix nanoseconds of the last sign of life
+	paced              // closing: ending is set, or the connection is cut
 
 	// owned by the writer
 	cursor   eventlog.Cursor
@@ -47,13 +46,11 @@ type socket struct {
 	since    time.Time // of the first of them
 	parts    [][]byte  // scratch
 
+	// owned by serve
+	goodbye bool // the client said that it goes
+
 	// guarded by the lock of conn
 	lifeAt uint64 // written at the last sign of life by writing
-
-	// owned by the caller of pacer.appended
-	stalled bool
-	marked  uint64        // bytes written when it was last seen to read
-	waited  time.Duration // for it, in vain, since then
 
 	mu     sync.Mutex
 	pings  []ping      // unanswered, oldest first; guarded by mu
@@ -89,6 +86,10 @@ const (
 	closeTime    = time.Second // for a client to answer a close frame
 )
 
+// goodbyes are the close codes of clients that go. With others they mean to come
+// back: they repeat what the gateway said, or have an error.
+var goodbyes = []int{websocket.CloseNormalClosure, websocket.CloseGoingAway, websocket.CloseNoStatusReceived}
+
 func newSocket(h *hub, ws *websocket.Conn, conn *corkedConn, enc wsproto.Encoding) *socket {
 	s := &socket{hub: h, ws: ws, conn: conn, encoding: enc, log: h.log, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	s.alive.Store(time.Now().UnixNano())
@@ -117,6 +118,7 @@ func (s *socket) serve(sessionID string) {
 		s.close(refused.code, refused.reason, false)
 	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
 		s.left()
+		s.goodbye = slices.Contains(goodbyes, closed.Code)
 		s.close(closed.Code, "", false)
 	case errors.Is(err, net.ErrClosed) || errors.As(err, &closed):
 		s.cut()

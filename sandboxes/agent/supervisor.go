@@ -97,6 +97,7 @@ func (s *supervisor) gone() {
 		"reason", s.gen.proc.reason(true), "unsigned", stats.Unsigned, "malformed", stats.Malformed)
 	s.current.Store(nil)
 	s.gen = nil
+	s.hub.cellsBroken()
 }
 
 // exited decides what follows the end of a process that nobody here asked for.
@@ -134,6 +135,7 @@ func (s *supervisor) exited(reason string) bool {
 		s.die(fmt.Sprintf("%s, after %d restarts in a row", reason, maxRestarts))
 		return true
 	}
+	s.hub.executions.broken("the kernel died: " + reason)
 	s.hub.publishStatus(jupyter.Restarting)
 	// They would wait for an answer that does not come: nothing else tells
 	// these clients (contract, sections 9 and 14).
@@ -160,6 +162,7 @@ func (s *supervisor) restart() error {
 	if s.gen != nil {
 		s.gen.stop(s.procs, true)
 		s.gone()
+		s.hub.executions.broken("the kernel was restarted")
 	}
 	s.restarts, s.collisions = 0, 0
 	s.hub.track.clearReason()
@@ -179,6 +182,7 @@ func (s *supervisor) exceeded(reason string) {
 // die makes the kernel dead and says so.
 func (s *supervisor) die(reason string) {
 	s.hub.inbound.refuse()
+	s.hub.executions.broken("the kernel died: " + reason)
 	s.hub.track.died(reason)
 	s.hub.publishStatus(jupyter.Dead)
 	s.hub.closeSockets(websocket.CloseNormalClosure, "the kernel is dead: "+reason, isAnonymous)
@@ -197,6 +201,7 @@ func (s *supervisor) terminate() {
 // farewell says that the kernel is gone, to all.
 func (s *supervisor) farewell(reason string) {
 	s.hub.inbound.refuse()
+	s.hub.executions.broken("the kernel was shut down")
 	s.hub.track.died(reason)
 	s.hub.publishStatus(jupyter.Dead)
 	s.hub.closeSockets(websocket.CloseNormalClosure, "the kernel was shut down", anySocket)

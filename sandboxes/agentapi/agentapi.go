@@ -8,6 +8,10 @@
 //	POST /v1/kernel/shutdown   204, when the kernel is gone (asked politely for 5 s, then killed); sockets got "dead" and 1000; the agent then exits 0
 //	GET  /v1/usage             200 Usage
 //	GET  /v1/files, /v1/files/link, POST /v1/files/flush: see FilesProtocol
+//	GET  /v1/stream, /v1/output: see StreamBeat
+//	     /v1/executions        see ExecuteRequest
+//	GET  /v1/unsaved[?all=1]   200 [UnsavedCell], oldest first, as many as fit into MaxUnsavedBytes
+//	POST /v1/unsaved           204, for a [SavedCell]
 //	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
 //
 // A Config without a kernel makes a sandbox of terminals, with these instead of
@@ -93,6 +97,9 @@ type Status struct {
 	// Terminals is how many there are. In a sandbox of terminals
 	// ExecutionState is idle, and then dead.
 	Terminals int `json:"terminals,omitempty"`
+	// Unsaved is how many cells of documents have outputs that are to be saved now:
+	// see Unsaved.
+	Unsaved int `json:"unsaved,omitempty"`
 }
 
 // Usage is what the sandbox uses now.

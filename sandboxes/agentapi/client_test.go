@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serve runs an agent's side of one listener until the test ends.
-func serve(t *testing.T, h http.Handler) *Client {
+func serve(t testing.TB, h http.Handler) *Client {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -7,6 +7,10 @@
 // first the oldest of Stream, then the oldest of Display, then the oldest
 // of Kept. A reader that still wanted one learns how many and how large, at the
 // place where they were. Append costs amortised constant time whatever leaves.
+//
+// There are two kinds of readers. One that has a name reads with a Cursor what is
+// for it and what is for every reader (Read). One without follows with a
+// Position what is for whomever (Follow, in follow.go).
 package eventlog
 
 import (
@@ -84,6 +88,7 @@ type slot[T any] struct {
 	Entry[T]
 	live     bool
 	all, own total
+	bytes    uint64 // of all entries, whoever they are for
 }
 
 // Log is safe for concurrent use. Make one with New.
@@ -100,6 +105,7 @@ type Log[T any] struct {
 	last  uint64
 	all   total
 	own   map[string]total
+	bytes uint64 // of all entries that were ever appended
 }
 
 // run is a range of lost entries of one class with one parent.
@@ -127,8 +133,9 @@ func (l *Log[T]) Append(e Entry[T]) uint64 {
 	defer l.mu.Unlock()
 	l.last++
 	e.Seq = l.last
-	l.slots = append(l.slots, slot[T]{Entry: e, live: true, all: l.all, own: l.own[e.To]})
+	l.slots = append(l.slots, slot[T]{Entry: e, live: true, all: l.all, own: l.own[e.To], bytes: l.bytes})
 	l.used += int64(e.Cost + Overhead)
+	l.bytes += uint64(e.Bytes)
 	if e.To == "" {
 		l.all = l.all.plus(e.Bytes)
 	} else {

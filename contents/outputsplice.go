@@ -1,0 +1,189 @@
+package contents
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"hash"
+	"slices"
+)
+
+// splice is a value that takes the place of a piece of a notebook's text.
+type splice struct {
+	start, end uint32
+	value      []byte
+}
+
+// merging is outputs on their way into a notebook.
+type merging struct {
+	nb           *notebook
+	splices      []splice        // in the order of the text
+	cells        map[string]bool // by id: those that have their outputs then
+	refused      []string        // what the schema says against outputs that are left out
+	harmless     bool            // there is nothing to distrust in the outputs
+	restHarmless bool            // nor in the rest of the notebook
+}
+
+// merge finds the cells that outputs are for, and what changes by them.
+func (m *merging) merge(outputs []CellOutputs) error {
+	m.cells, m.harmless, m.restHarmless = map[string]bool{}, true, true
+	runs, err := m.runs(outputs)
+	if err != nil {
+		return err
+	}
+	err = m.nb.each(func(index int, t *tree) error {
+		run := runs(index, t)
+		if !t.is(t.get(0, "cell_type"), "code") {
+			return nil
+		}
+		if run != nil && !m.cells[run.ID] && sourceSum(t) == run.SourceSHA256 {
+			m.into(t, run)
+			if m.cells[run.ID] {
+				return nil
+			}
+		}
+		m.restHarmless = m.restHarmless && cellTrusted(t)
+		return nil
+	})
+	slices.SortFunc(m.splices, func(a, b splice) int { return cmp.Compare(a.start, b.start) })
+	return err
+}
+
+// runs returns a function that finds the run of a cell, which is called for every
+// cell in order.
+func (m *merging) runs(outputs []CellOutputs) (func(index int, t *tree) *CellOutputs, error) {
+	byID, bySource := map[string]*CellOutputs{}, map[string]*CellOutputs{}
+	for i := range outputs {
+		byID[outputs[i].ID] = &outputs[i]
+		bySource[outputs[i].SourceSHA256] = &outputs[i]
+	}
+	if m.nb.minor >= idsSinceMinor {
+		return func(index int, t *tree) *CellOutputs { return byID[m.nb.presentedID(index, t)] }, nil
+	}
+	// Cells of a notebook without ids got theirs from the client, for itself: there a
+	// cell is the one with that text, if there is only one.
+	count := map[string]int{}
+	err := m.nb.each(func(_ int, t *tree) error {
+		count[sourceSum(t)]++
+		return nil
+	})
+	return func(_ int, t *tree) *CellOutputs {
+		if sum := sourceSum(t); count[sum] == 1 {
+			return bySource[sum]
+		}
+		return nil
+	}, err
+}
+
+// into replaces what a cell put out by what a run of it did.
+func (m *merging) into(t *tree, run *CellOutputs) {
+	fresh, wrong := freshCell(m.nb.minor, run)
+	if wrong != "" {
+		m.refused = append(m.refused, wrong)
+		return
+	}
+	names := []string{"execution_count", "outputs"}
+	for _, name := range names {
+		if t.get(0, name) == 0 {
+			return // no cell of a client that we know lacks one
+		}
+	}
+	m.cells[run.ID] = true
+	m.harmless = m.harmless && cellTrusted(fresh)
+	for _, name := range names {
+		old := t.get(0, name)
+		value := asStored(fresh, fresh.get(0, name))
+		n := &t.nodes[old]
+		// What is so much longer is another value, and not worth the memory to find out.
+		if int(n.end-n.start) < 1<<10+4*len(value) && bytes.Equal(asStored(t, old), value) {
+			continue
+		}
+		m.splices = append(m.splices, splice{n.start, n.end, value})
+	}
+}
+
+// freshCell returns a cell with nothing but a run's outputs, or what is wrong with
+// them.
+func freshCell(minor int, run *CellOutputs) (t *tree, wrong string) {
+	cell := map[string]any{
+		"cell_type": "code", "metadata": map[string]any{}, "source": "",
+		"execution_count": run.ExecutionCount, "outputs": run.Outputs,
+	}
+	if minor >= idsSinceMinor {
+		cell["id"] = "fresh"
+	}
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(cell); err != nil {
+		return nil, err.Error()
+	}
+	t = &tree{text: text.Bytes()}
+	if _, err := t.parse(0); err != nil {
+		return nil, err.Error()
+	}
+	return t, schemaOf(minor).judgeCell(t, 0, "")
+}
+
+// asStored returns a member of a cell as files have it.
+func asStored(t *tree, i int32) []byte {
+	var text bytes.Buffer
+	w := writing{output: &output{Writer: bufio.NewWriter(&text), held: t.held}, t: t}
+	if t.nodes[i].kind == '[' {
+		w.array(i, cellDepth, w.cellOutput)
+	} else {
+		w.plain(i, cellDepth)
+	}
+	_ = w.Flush() // to memory
+	return text.Bytes()
+}
+
+// write writes the notebook with its changes.
+func (m *merging) write(out *spool) error {
+	w := m.nb.outputTo(out)
+	from := uint32(0)
+	for _, s := range m.splices {
+		w.raw(m.nb.text[from:s.start])
+		_, _ = w.Write(s.value)
+		from = s.end
+	}
+	w.raw(m.nb.text[from:])
+	return w.Flush()
+}
+
+// presentedID returns the id by which clients know a cell, "" in a notebook that
+// has none.
+func (nb *notebook) presentedID(index int, t *tree) string {
+	if made := nb.cellID(index, t); made != "" {
+		return made
+	}
+	if i := t.get(0, "id"); i != 0 && t.nodes[i].kind == '"' && nb.minor >= idsSinceMinor {
+		return unquote(t.raw(&t.nodes[i]))
+	}
+	return ""
+}
+
+// sourceSum returns the hash of a cell's text, hex, "" when it has none.
+func sourceSum(t *tree) string {
+	i := t.get(0, "source")
+	if i == 0 {
+		return ""
+	}
+	sum := sha256.New()
+	switch n := &t.nodes[i]; n.kind {
+	case '"':
+		addUnescaped(sum, t.raw(n))
+	case lines:
+		for raw := range t.flatElements(n) {
+			addUnescaped(sum, raw)
+		}
+	default:
+		return ""
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+func addUnescaped(sum hash.Hash, raw []byte) { sum.Write([]byte(unquote(raw))) }

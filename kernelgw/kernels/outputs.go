@@ -1,0 +1,232 @@
+package kernels
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"kernelgw/sandboxes/agentapi"
+)
+
+// Notebooks are the saved notebooks of workspaces.
+type Notebooks interface {
+	// SaveOutputs puts outputs into the cells that are still there with the text that
+	// was run, and changes nothing else. A notebook that is gone is no error: then no
+	// cell has its outputs. An error means that it may work later.
+	SaveOutputs(ctx context.Context, o NotebookOutputs) (SavedOutputs, error)
+}
+
+// NotebookOutputs is what a kernel put out that nobody else can save.
+type NotebookOutputs struct {
+	Workspace string
+	Path      string // of the notebook, as a client gave it to its session
+	Owner     string // of the kernel
+	Own       bool   // nobody else has ever used the kernel
+	Cells     []agentapi.UnsavedCell
+	At        time.Time // when they were asked for: UnsavedCell.EndedAgo counts back from it
+	Replaces  string    // version with a part of the same outputs; "" for none
+}
+
+// SavedOutputs is what became of outputs.
+type SavedOutputs struct {
+	Cells   map[string]bool // by id: those that have what they should now
+	Version string          // that was written; "" when there was nothing to write
+}
+
+const (
+	// Pauses between attempts to save outputs.
+	saveFirst = time.Second
+	saveLast  = 5 * time.Minute
+	// savePatience bounds one attempt, and lastSavePatience the one before the end of
+	// a kernel.
+	savePatience     = 2 * time.Minute
+	lastSavePatience = 10 * time.Second
+	// maxSaving bounds how many kernels' outputs are in memory at once.
+	maxSaving = 4
+	// maxUnsavedTold bounds what is believed of an agent.
+	maxUnsavedTold = agentapi.MaxUnsavedCells
+)
+
+// interim is a version that was written while its cells were running.
+type interim struct {
+	version string
+	runs    map[uint64]bool
+}
+
+// keepOutputs saves what a kernel's cells put out while nobody is there, until ctx
+// ends. What is unsaved the agent remembers: whatever happens to the gateway, it is
+// told again.
+func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Client) {
+	if m.o.Notebooks == nil || k.record.isTerminals() {
+		return
+	}
+	for pause := saveFirst; m.waitUnsaved(ctx, k); {
+		err := m.saveOutputs(ctx, k, agent, false)
+		if err != nil && ctx.Err() == nil {
+			m.o.Metrics.AgentErrors.WithLabelValues("outputs").Inc()
+			m.o.Log.Error("cannot save what cells put out while nobody was there; trying again",
+				"kernel", k.record.ID, "workspace", k.record.Workspace, "in", pause, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		if pause = min(2*pause, saveLast); err == nil {
+			pause = saveFirst
+		}
+		// What the watch told last may be from before it was saved.
+		if st, err := agent.Status(ctx); err == nil {
+			m.observe(k, st)
+		}
+	}
+}
+
+// waitUnsaved waits until there is something to save, and reports whether ctx has
+// not ended before.
+func (m *Manager) waitUnsaved(ctx context.Context, k *kernel) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for k.status.Unsaved == 0 || !m.ready { // before that sessions are not all there
+		if m.waitChange(ctx, k) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// saveLastOutputs saves what a kernel's cells have put out that is about to end, if
+// nobody is there to do it.
+func (m *Manager) saveLastOutputs(ctx context.Context, k *kernel, agent *agentapi.Client) {
+	if m.o.Notebooks == nil || k.record.isTerminals() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastSavePatience)
+	defer cancel()
+	err := m.saveOutputs(ctx, k, agent, true)
+	if err != nil && !isMissing(err) && !errors.Is(err, agentapi.ErrGone) {
+		m.o.Metrics.AgentErrors.WithLabelValues("outputs").Inc()
+		m.o.Log.Error("what cells of a kernel that ends put out is not saved", "kernel", k.record.ID, "workspace", k.record.Workspace, "error", err)
+	}
+}
+
+// saveOutputs saves what a kernel's agent says is unsaved in the notebooks of its
+// sessions, and tells the agent what became of it. One at a time for a kernel.
+func (m *Manager) saveOutputs(ctx context.Context, k *kernel, agent *agentapi.Client, last bool) error {
+	ctx, cancel := context.WithTimeout(ctx, savePatience)
+	defer cancel()
+	for _, place := range []chan struct{}{k.saving, m.saving} {
+		select {
+		case place <- struct{}{}:
+			defer func() { <-place }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	cells, err := agent.Unsaved(ctx, last)
+	if err != nil || len(cells) == 0 {
+		return err
+	}
+	told := make([]agentapi.SavedCell, 0, len(cells))
+	left, at := cells, time.Now()
+	for _, path := range m.documents(k) {
+		saved, err := m.saveIn(ctx, k, path, left, at)
+		if err != nil {
+			return fmt.Errorf("cannot save outputs in %s: %w", printable(path), err)
+		}
+		var rest []agentapi.UnsavedCell
+		for _, c := range left {
+			if saved[c.Cell] {
+				told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until})
+			} else {
+				rest = append(rest, c)
+			}
+		}
+		if left = rest; len(left) == 0 {
+			break
+		}
+	}
+	m.o.Log.Info("outputs of cells were saved while nobody was there",
+		"kernel", k.record.ID, "workspace", k.record.Workspace, "cells", len(told), "without_a_cell", len(left))
+	for _, c := range left {
+		told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until, Drop: true})
+	}
+	return agent.CellsSaved(ctx, told)
+}
+
+// saveIn saves outputs in one notebook, and returns which cells have theirs. The
+// caller holds the kernel's place to save.
+func (m *Manager) saveIn(ctx context.Context, k *kernel, path string, cells []agentapi.UnsavedCell, at time.Time) (map[string]bool, error) {
+	o := NotebookOutputs{Workspace: k.record.Workspace, Path: path, Cells: cells, At: at}
+	m.mu.Lock()
+	o.Owner, o.Own = k.record.Owner, !k.record.Shared
+	m.mu.Unlock()
+	runs, running := map[uint64]bool{}, true
+	for _, c := range cells {
+		runs[c.Run] = true
+		running = running && c.Running
+	}
+	before := k.interims[path]
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(before.runs)), func(run uint64) bool { return !runs[run] }) {
+		o.Replaces = before.version
+	}
+	saved, err := m.o.Notebooks.SaveOutputs(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if saved.Version != "" {
+		delete(k.interims, path)
+		if running {
+			k.interims[path] = interim{saved.Version, runs}
+		}
+	}
+	return saved.Cells, nil
+}
+
+// documents returns the paths of a kernel's sessions, in order of their creation.
+func (m *Manager) documents(k *kernel) (paths []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var rows []*sessionRow
+	for _, row := range m.sessions {
+		if row.kernel() == k.record.name() {
+			rows = append(rows, row)
+		}
+	}
+	slices.SortFunc(rows, func(a, b *sessionRow) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	for _, row := range rows {
+		paths = append(paths, row.Path)
+	}
+	return paths
+}
+
+// UsedBy takes note of who is about to have a kernel run something. Once it was
+// another than its owner, that is remembered: what the kernel puts out is then not
+// the owner's own any more. An unknown kernel is no error.
+func (m *Manager) UsedBy(ctx context.Context, workspace, id, who string) error {
+	m.mu.Lock()
+	k, err := m.find(workspace, id)
+	known := err != nil || k.record.Owner == who || k.record.Shared
+	m.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := k.acquire(ctx); err != nil {
+		return fmt.Errorf("%w: it is being changed", ErrNotReady)
+	}
+	defer k.release()
+	m.mu.Lock()
+	r, removed := k.record, k.removed
+	m.mu.Unlock()
+	if removed {
+		return nil
+	}
+	r.Shared = true
+	return m.save(context.WithoutCancel(ctx), k, r)
+}
