@@ -226,11 +226,12 @@ func TestCellsThatTakeTooMuchHarmOnlyThemselves(t *testing.T) {
 	t.Run("full disk", func(t *testing.T) {
 		c := newCellSandbox(t, d, "fills", limits)
 		got := c.run("f = open('big', 'wb', buffering=0)\nn = 0\ntry:\n    while True: n += f.write(b'x' * (1 << 20))\nexcept OSError as e:\n    print(n >> 20 > 60, e.strerror)")
-		if got != "True No space left on device\n" {
+		// The agent says that the disk is full in this cell's output or the next one's.
+		if !strings.Contains(got, "True No space left on device\n") {
 			t.Errorf("the cell: %q", got)
 		}
 		// It lives, to be cleaned up, though IPython cannot write its history.
-		if got := c.run("print(6 * 7)"); !strings.HasPrefix(got, "42\n") {
+		if got := c.run("print(6 * 7)"); !strings.Contains(got, "42\n") {
 			t.Errorf("the kernel after that: %q", got)
 		}
 		unharmed(t)

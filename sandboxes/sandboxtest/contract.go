@@ -316,8 +316,8 @@ func testKilledAgent(b *bench) {
 	killed := time.Now()
 	b.h.KillAgent(b.T, b.d, sb)
 	got := <-ends
-	if late := time.Since(killed); late > b.h.patience(time.Second) {
-		b.Errorf("the end of a killed agent was seen after %v, want %v at most", late, b.h.patience(time.Second))
+	if late, most := time.Since(killed), b.h.second(); late > most {
+		b.Errorf("the end of a killed agent was seen after %v, want %v at most", late, most)
 	}
 	if got.err != nil || got.exit.Code != 137 {
 		b.Errorf("the end of a killed agent is %+v, %v; want code 137", got.exit, got.err)

@@ -226,9 +226,9 @@ func (v *victim) endure(f flood, idle *client) {
 			}
 		})
 	})
-	a := probe(ctx, v.agent, idle)
+	a := v.probe(ctx, v.agent, idle)
 	wg.Wait()
-	v.Logf("%d answers, the slowest after %v, of an idle sandbox after %v; load %.1f", a.count, a.slowest.Round(time.Millisecond), a.idle.Round(time.Millisecond), a.load)
+	v.Logf("%d answers, the slowest after %v, of an idle sandbox after %v; a second is %v", a.count, a.slowest.Round(time.Millisecond), a.idle.Round(time.Millisecond), a.second)
 	if a.late(a.slowest) {
 		v.Errorf("the agent answered after %v, that of an idle sandbox meanwhile after %v", a.slowest, a.idle)
 	}

@@ -122,8 +122,8 @@ func testKilledDriver(b *bench) {
 	}
 	b.h.KillAgent(b.T, b.d, sb)
 	killed := time.Now()
-	if exit := b.ended(spec.ID, b.h.patience(endTimeout)); exit.Code != 137 || time.Since(killed) > b.h.patience(time.Second) {
-		b.Errorf("the end of an adopted sandbox is %+v, seen after %v; want code 137 within %v", exit, time.Since(killed), b.h.patience(time.Second))
+	if exit := b.ended(spec.ID, b.h.patience(endTimeout)); exit.Code != 137 || time.Since(killed) > b.h.second() {
+		b.Errorf("the end of an adopted sandbox is %+v, seen after %v; want code 137 within %v", exit, time.Since(killed), b.h.second())
 	}
 	b.destroy(spec.ID)
 	b.listed()

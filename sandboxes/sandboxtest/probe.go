@@ -12,24 +12,26 @@ import (
 type answers struct {
 	count         int
 	slowest, idle time.Duration
-	load          float64 // of the host meanwhile: threads that want to run, for each CPU
-	failed        error   // the first
+	second        time.Duration // see Harness.second
+	failed        error         // the first
 }
 
 // late reports whether something took longer than the second that is promised, and
-// not because of the host. What runs there beside the tests has its turns too, so
-// that a second is three of them, or as many as the host has threads for each CPU:
-// 2.8 s were seen where there were fifteen, while an idle sandbox took 0.1 s. Who
-// is really kept waiting by a flood waits until it ends.
-func (a answers) late(d time.Duration) bool {
-	promised := time.Duration(max(3, a.load) * float64(time.Second))
-	return d > promised && d > 4*a.idle
+// not because of the host. Who is really kept waiting by a flood waits until it ends.
+func (a answers) late(d time.Duration) bool { return d > a.second && d > 4*a.idle }
+
+// second is how long what is promised within a second may take on this host. What
+// runs there beside the tests has its turns too, so it is three seconds, or as many
+// as the host has threads for each CPU: 2.8 s were seen where there were fifteen,
+// while an idle sandbox took 0.1 s.
+func (h Harness) second() time.Duration {
+	return h.patience(time.Duration(max(3, hostLoad()) * float64(time.Second)))
 }
 
 // probe asks two agents in turn until ctx ends.
-func probe(ctx context.Context, agent, idle *client) (a answers) {
-	a.load = hostLoad()
-	defer func() { a.load = max(a.load, hostLoad()) }()
+func (b *bench) probe(ctx context.Context, agent, idle *client) (a answers) {
+	a.second = b.h.second()
+	defer func() { a.second = max(a.second, b.h.second()) }()
 	took := func(c *client) (time.Duration, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
