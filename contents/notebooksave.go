@@ -68,16 +68,22 @@ func (nb *notebook) sorted() []member {
 	return all
 }
 
-// cellTrusted reports whether a client trusted a code cell, or there is nothing to
-// distrust in it: text and errors harm nobody.
+// cellTrusted reports whether a client trusted a code cell that it sends, or there
+// is nothing to distrust in it. In a file the flag is anybody's word.
 func cellTrusted(t *tree) bool {
-	if !t.is(t.get(0, "cell_type"), "code") {
-		return true
-	}
 	if metadata := t.get(0, "metadata"); metadata != 0 {
 		if flag := t.get(metadata, "trusted"); flag != 0 && t.nodes[flag].kind == 't' {
 			return true
 		}
+	}
+	return outputsHarmless(t)
+}
+
+// outputsHarmless reports whether there is nothing to distrust in what a cell put
+// out: text and errors harm nobody.
+func outputsHarmless(t *tree) bool {
+	if !t.is(t.get(0, "cell_type"), "code") {
+		return true
 	}
 	outputs := t.get(0, "outputs")
 	if outputs == 0 {

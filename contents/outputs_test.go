@@ -252,6 +252,31 @@ func TestTrustOfANotebookWithNewOutputs(t *testing.T) {
 	}
 }
 
+// What a file says of trust anybody can write, as a kernel that writes the file.
+func TestAFileThatSaysThatItIsTrustedIsNot(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		for name, cells := range map[string]string{
+			"another cell":   codeCell("a", "{}", "") + "," + codeCell("b", `{"trusted":true}`, rich),
+			"the cell":       codeCell("a", `{"trusted":true}`, "") + "," + codeCell("b", "{}", rich),
+			"all cells":      codeCell("a", `{"trusted":true}`, rich) + "," + codeCell("b", `{"trusted":true}`, rich),
+			"a flag of each": codeCell("a", `{"trusted":true,"trusted":true}`, rich) + "," + codeCell("b", `{"trusted":true,"trusted":true}`, rich),
+		} {
+			s := serve(t)
+			s.put("n.ipynb", notebookOf(cells))
+			r := requested(ran("a", "x", 1, stream("x")))
+			r.Own = own
+			if saved := s.saveOutputs("n.ipynb", r); saved.Version == "" {
+				t.Fatal("nothing was written")
+			}
+			for _, cell := range cellsOf(t, s.api("GET", "n.ipynb", nil).want(200)) {
+				if metadata, _ := cell["metadata"].(map[string]any); metadata["trusted"] != false {
+					t.Errorf("own %v, flag of %s: cell %s has trusted %v", own, name, cell["id"], metadata["trusted"])
+				}
+			}
+		}
+	}
+}
+
 func TestOutputsForWhichThereIsNoRoomNowAreAnError(t *testing.T) {
 	s := serve(t)
 	text := notebookOf(codeCell("a", "{}", ""))

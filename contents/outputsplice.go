@@ -45,7 +45,7 @@ func (m *merging) merge(outputs []CellOutputs) error {
 				return nil
 			}
 		}
-		m.restHarmless = m.restHarmless && cellTrusted(t)
+		m.restHarmless = m.restHarmless && outputsHarmless(t)
 		return nil
 	})
 	slices.SortFunc(m.splices, func(a, b splice) int { return cmp.Compare(a.start, b.start) })
@@ -92,7 +92,7 @@ func (m *merging) into(t *tree, run *CellOutputs) {
 		}
 	}
 	m.cells[run.ID] = true
-	m.harmless = m.harmless && cellTrusted(fresh)
+	m.harmless = m.harmless && outputsHarmless(fresh)
 	for _, name := range names {
 		old := t.get(0, name)
 		value := asStored(fresh, fresh.get(0, name))
