@@ -18,7 +18,7 @@ import (
 type Executor interface {
 	Execute(ctx context.Context, workspace, id string, r agentapi.ExecuteRequest) (agentapi.Execution, error)
 	Executions(ctx context.Context, workspace, id string) ([]agentapi.Execution, error)
-	Execution(ctx context.Context, workspace, id, execution string) (agentapi.Execution, json.RawMessage, error)
+	Execution(ctx context.Context, workspace, id, execution string, room agentapi.Room) (agentapi.Execution, json.RawMessage, error)
 	WaitExecution(ctx context.Context, workspace, id, execution string, wait time.Duration) (agentapi.Execution, error)
 	CancelExecution(ctx context.Context, workspace, id, execution string) error
 	ReplyInput(ctx context.Context, workspace, id, value string) error
@@ -39,7 +39,7 @@ func executeRoutes() []Route {
 }
 
 // requestBody is an execution as jupyter-server-nbmodel 0.2.8 describes it.
-// Outputs are JSON in a string there.
+// Outputs are JSON in a string there, which is left out where it follows.
 type requestBody struct {
 	RequestID     string  `json:"request_id"`
 	KernelID      string  `json:"kernel_id"`
@@ -48,13 +48,16 @@ type requestBody struct {
 	Pending       bool    `json:"pending"`
 	RequestStatus string  `json:"request_status"`
 	RequestURL    string  `json:"request_url"`
-	Outputs       string  `json:"outputs"`
+	Outputs       string  `json:"outputs,omitempty"`
 }
 
-func (c *call) requestBody(kernel string, e agentapi.Execution, outputs json.RawMessage) requestBody {
+// noOutputs are those of what has not begun, or is only listed.
+const noOutputs = "[]"
+
+func (c *call) requestBody(kernel string, e agentapi.Execution) requestBody {
 	b := requestBody{
 		RequestID: e.ID, KernelID: kernel, Pending: !e.State.Over(), RequestStatus: "complete",
-		RequestURL: c.base + "api/kernels/" + url.PathEscape(kernel) + "/requests/" + url.PathEscape(e.ID), Outputs: string(outputs),
+		RequestURL: c.base + "api/kernels/" + url.PathEscape(kernel) + "/requests/" + url.PathEscape(e.ID),
 	}
 	if b.Pending {
 		b.RequestStatus = string(e.State)
@@ -107,7 +110,8 @@ func (s *Server) postExecute(c *call) error {
 	if err != nil {
 		return err
 	}
-	accepted := c.requestBody(id, e, json.RawMessage("[]"))
+	accepted := c.requestBody(id, e)
+	accepted.Outputs = noOutputs
 	// It may have begun already; that is for the next question.
 	accepted.Pending, accepted.RequestStatus = true, string(agentapi.ExecutionQueued)
 	c.seeOther(accepted.RequestURL)
@@ -149,7 +153,9 @@ func (s *Server) listExecutions(c *call) error {
 	}
 	requests := make([]requestBody, 0, len(list))
 	for _, e := range list {
-		requests = append(requests, c.requestBody(id, e, json.RawMessage("[]")))
+		request := c.requestBody(id, e)
+		request.Outputs = noOutputs
+		requests = append(requests, request)
 	}
 	return c.JSON(http.StatusOK, map[string]any{"kernel_id": id, "requests": requests})
 }
@@ -159,37 +165,37 @@ func (s *Server) getExecution(c *call) error {
 	if err != nil {
 		return err
 	}
-	leave, err := s.results.enter(c.Request().Context(), c.owner())
+	held, err := s.results.enter(c.Request().Context(), c.owner())
 	if err != nil {
 		return err
 	}
-	defer leave()
-	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, id, request)
+	defer held.leave()
+	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, id, request, held.room)
 	if err != nil {
 		return &kernelError{id, err}
 	}
-	body := c.requestBody(id, e, outputs)
+	body := c.requestBody(id, e)
 	switch {
 	case e.State == agentapi.ExecutionInput:
 		c.seeOther(c.base + "api/kernels/" + url.PathEscape(id) + "/input")
-		return c.JSON(http.StatusMultipleChoices, struct {
+		return c.sendOutputs(http.StatusMultipleChoices, struct {
 			requestBody
 			ParentHeader json.RawMessage `json:"parent_header"`
 			InputRequest map[string]any  `json:"input_request"`
-		}{body, e.Input.Header, map[string]any{"prompt": e.Input.Prompt, "password": e.Input.Password}})
+		}{body, e.Input.Header, map[string]any{"prompt": e.Input.Prompt, "password": e.Input.Password}}, outputs, true)
 	case body.Pending:
-		return c.JSON(http.StatusAccepted, body)
+		return c.sendOutputs(http.StatusAccepted, body, outputs, true)
 	case e.Problem != "":
-		return c.JSON(http.StatusInternalServerError, struct {
+		return c.sendOutputs(http.StatusInternalServerError, struct {
 			requestBody
 			Error string `json:"error"`
-		}{body, e.Problem})
+		}{body, e.Problem}, outputs, true)
 	}
-	return c.JSON(http.StatusOK, struct {
+	return c.sendOutputs(http.StatusOK, struct {
 		requestBody
 		Status         string `json:"status"`
 		ExecutionCount *int64 `json:"execution_count"`
-	}{body, e.Status, e.ExecutionCount})
+	}{body, e.Status, e.ExecutionCount}, outputs, true)
 }
 
 func (s *Server) deleteExecution(c *call) error {

@@ -70,12 +70,17 @@ func (f *fakeKernels) Executions(ctx context.Context, workspace, id string) ([]a
 	return []agentapi.Execution{f.executor.named("a")}, f.executor.refuse
 }
 
-func (f *fakeKernels) Execution(ctx context.Context, workspace, id, execution string) (agentapi.Execution, json.RawMessage, error) {
+func (f *fakeKernels) Execution(ctx context.Context, workspace, id, execution string, room agentapi.Room) (agentapi.Execution, json.RawMessage, error) {
 	if _, err := f.Get(ctx, workspace, id); err != nil {
 		return agentapi.Execution{}, nil, err
 	}
 	f.executor.mu.Lock()
 	defer f.executor.mu.Unlock()
+	if n := len(f.executor.outputs); n > 1<<20 {
+		if err := room(ctx, n); err != nil {
+			return agentapi.Execution{}, nil, fmt.Errorf("%w: %w", kernels.ErrAgent, err)
+		}
+	}
 	return f.executor.named(execution), json.RawMessage(f.executor.outputs), f.executor.refuse
 }
 

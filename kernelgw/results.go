@@ -1,16 +1,28 @@
 package kernelgw
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sync/semaphore"
+
+	"kernelgw/sandboxes/agentapi"
 )
 
-// results bounds how many outputs of executions the server holds: they can be
-// large, and are held until their client has them. A user's own wait for each
-// other, and for nobody else's.
+// results bounds how many outputs of executions the server holds, and how large
+// they are together: they are held until their client has them. A user's own
+// results wait for each other; those of others are noticed only by large ones,
+// when memory for them is taken.
 type results struct {
+	memory *semaphore.Weighted // bytes of all users' results
+
 	mu     sync.Mutex
 	byUser map[string]*resultPlaces // guarded by mu; of users with any
 }
@@ -23,12 +35,26 @@ type resultPlaces struct {
 const (
 	maxResults     = 4 // at once, of a user
 	resultPatience = 20 * time.Second
+	// maxResultBytes is for all users. While one grows, what it was before is there
+	// as well: up to half as much again.
+	maxResultBytes = 8 * agentapi.MaxOutputBytes
+	// outputPiece is how much of outputs is written at once.
+	outputPiece = 64 << 10
 )
 
-func newResults() *results { return &results{byUser: map[string]*resultPlaces{}} }
+func newResults() *results {
+	return &results{memory: semaphore.NewWeighted(maxResultBytes), byUser: map[string]*resultPlaces{}}
+}
+
+// result is a place for one result, and the memory that it takes.
+type result struct {
+	memory *semaphore.Weighted
+	gone   func()
+	bytes  int64
+}
 
 // enter waits for a place, which the caller must leave.
-func (r *results) enter(ctx context.Context, user string) (leave func(), err error) {
+func (r *results) enter(ctx context.Context, user string) (*result, error) {
 	r.mu.Lock()
 	p := r.byUser[user]
 	if p == nil {
@@ -48,7 +74,7 @@ func (r *results) enter(ctx context.Context, user string) (leave func(), err err
 	defer cancel()
 	select {
 	case p.taken <- struct{}{}:
-		return func() { <-p.taken; gone() }, nil
+		return &result{memory: r.memory, gone: func() { <-p.taken; gone() }}, nil
 	case <-ctx.Done():
 		gone()
 		return nil, &httpError{
@@ -56,4 +82,87 @@ func (r *results) enter(ctx context.Context, user string) (leave func(), err err
 			message: "Too many results are on their way to you already; read them, and try again",
 		}
 	}
+}
+
+// room waits for memory for more of the result.
+func (h *result) room(ctx context.Context, more int) error {
+	ctx, cancel := context.WithTimeout(ctx, resultPatience)
+	defer cancel()
+	if err := h.memory.Acquire(ctx, int64(more)); err != nil {
+		return errNoRoom
+	}
+	h.bytes += int64(more)
+	return nil
+}
+
+func (h *result) leave() {
+	h.memory.Release(h.bytes)
+	h.gone()
+}
+
+var errNoRoom = &httpError{
+	status: http.StatusServiceUnavailable, retryAfter: 2,
+	message: "The server holds as many large results as it can; try again",
+}
+
+// sendOutputs answers with the object that envelope is in JSON and, as the last
+// of its fields, outputs: as a string of JSON where quoted says so. The outputs
+// are not copied, and not escaped for HTML, which makes six bytes of one: nothing
+// takes the answer for a page.
+func (c *call) sendOutputs(status int, envelope any, outputs json.RawMessage, quoted bool) error {
+	head, err := json.Marshal(envelope)
+	if err != nil {
+		return err
+	}
+	c.Response().Header().Set("Content-Type", "application/json")
+	c.Response().WriteHeader(status)
+	w := c.Response()
+	write := writePieces
+	if quoted {
+		write = writeQuoted
+	}
+	_, begin := w.Write(append(bytes.TrimSuffix(head, []byte("}")), `,"outputs":`...))
+	if err := errors.Join(begin, write(w, outputs)); err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, "}\n")
+	return err
+}
+
+// writePieces writes text so that a deadline can move along with it.
+func writePieces(w io.Writer, text []byte) error {
+	for len(text) > 0 {
+		n := min(len(text), outputPiece)
+		if _, err := w.Write(text[:n]); err != nil {
+			return err
+		}
+		text = text[n:]
+	}
+	return nil
+}
+
+// writeQuoted writes text, which is UTF-8, as a string of JSON.
+func writeQuoted(w io.Writer, text []byte) error {
+	var piece bytes.Buffer
+	encoder := json.NewEncoder(&piece)
+	encoder.SetEscapeHTML(false)
+	if _, err := io.WriteString(w, `"`); err != nil {
+		return err
+	}
+	for len(text) > 0 {
+		n := min(len(text), outputPiece)
+		for n > 1 && n < len(text) && !utf8.RuneStart(text[n]) {
+			n--
+		}
+		piece.Reset()
+		if err := encoder.Encode(string(text[:n])); err != nil {
+			return err
+		}
+		if _, err := w.Write(piece.Bytes()[1 : piece.Len()-2]); err != nil { // without the quotes and the newline
+			return err
+		}
+		text = text[n:]
+	}
+	_, err := io.WriteString(w, `"`)
+	return err
 }

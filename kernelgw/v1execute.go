@@ -3,7 +3,6 @@ package kernelgw
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -35,12 +34,11 @@ type runRequest struct {
 	Silent       bool     `json:"silent"`
 }
 
-// runResult is what came of it.
+// runResult is what came of it, without the outputs.
 type runResult struct {
 	ID             string                   `json:"id"`
 	Status         string                   `json:"status"` // ok, error, timeout, cancelled, or aborted: not executed
 	ExecutionCount *int64                   `json:"execution_count"`
-	Outputs        json.RawMessage          `json:"outputs"`
 	Error          *agentapi.ExecutionError `json:"error"`
 	Started        *rest.Time               `json:"started"`
 	Finished       *rest.Time               `json:"finished"`
@@ -126,16 +124,16 @@ func (s *Server) runInSession(c *call) error {
 
 // sendResult answers with an execution.
 func (s *Server) sendResult(c *call, kernel, id string, timedOut bool) error {
-	leave, err := s.results.enter(c.Request().Context(), c.owner())
+	held, err := s.results.enter(c.Request().Context(), c.owner())
 	if err != nil {
 		return err
 	}
-	defer leave()
-	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, kernel, id)
+	defer held.leave()
+	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, kernel, id, held.room)
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, resultOf(e, outputs, timedOut))
+	return c.sendOutputs(http.StatusOK, resultOf(e, timedOut), outputs, false)
 }
 
 // await waits for an execution to be over, until the deadline. A server that
@@ -162,8 +160,8 @@ func (s *Server) await(ctx context.Context, workspace, kernel string, e agentapi
 	return e, nil
 }
 
-func resultOf(e agentapi.Execution, outputs json.RawMessage, timedOut bool) runResult {
-	r := runResult{ID: e.ID, Status: e.Status, ExecutionCount: e.ExecutionCount, Outputs: outputs, Error: e.Error}
+func resultOf(e agentapi.Execution, timedOut bool) runResult {
+	r := runResult{ID: e.ID, Status: e.Status, ExecutionCount: e.ExecutionCount, Error: e.Error}
 	if e.Problem != "" {
 		r.Status, r.Error = "aborted", &agentapi.ExecutionError{Name: "NotExecuted", Value: e.Problem, Traceback: []string{}}
 	}

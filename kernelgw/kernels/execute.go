@@ -50,12 +50,12 @@ func (m *Manager) Executions(ctx context.Context, workspace, id string) ([]agent
 
 // Execution returns one of a kernel's, and its outputs as far as there are any:
 // a JSON array.
-func (m *Manager) Execution(ctx context.Context, workspace, id, execution string) (agentapi.Execution, json.RawMessage, error) {
+func (m *Manager) Execution(ctx context.Context, workspace, id, execution string, room agentapi.Room) (agentapi.Execution, json.RawMessage, error) {
 	agent, err := m.executor(ctx, workspace, id, withAgent)
 	if err != nil {
 		return agentapi.Execution{}, nil, err
 	}
-	e, outputs, err := agent.Execution(ctx, execution)
+	e, outputs, err := agent.Execution(ctx, execution, room)
 	if err != nil {
 		return e, nil, m.executionError(err, id, ErrAgent)
 	}
@@ -119,6 +119,10 @@ func (m *Manager) executor(ctx context.Context, workspace, id string, ready func
 // 409 means conflict.
 func (m *Manager) executionError(err error, kernel string, conflict error) error {
 	var told *agentapi.StatusError
+	var full *agentapi.RoomError
+	if errors.As(err, &full) {
+		return full
+	}
 	if errors.As(err, &told) {
 		switch told.Code {
 		case http.StatusNotFound:

@@ -52,7 +52,7 @@ func TestExecutionsOfAKernel(t *testing.T) {
 		},
 		"list": func(workspace, id string) error { _, err := g.Executions(t.Context(), workspace, id); return err },
 		"get": func(workspace, id string) error {
-			_, outputs, err := g.Execution(t.Context(), workspace, id, "a")
+			_, outputs, err := g.Execution(t.Context(), workspace, id, "a", func(context.Context, int) error { return nil })
 			if err == nil && string(outputs) != "[]" {
 				err = fmt.Errorf("outputs %s", outputs)
 			}

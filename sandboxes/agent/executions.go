@@ -406,7 +406,11 @@ func (x *executions) find(id string) (e agentapi.Execution, list []byte, err err
 	if found == nil {
 		return e, nil, errUnknown
 	}
-	return found.describe(), found.outputs.Append(nil), nil
+	list = found.outputs.Append(nil)
+	if n := len(list); n > agentapi.MaxOutputBytes { // of control characters, each of which takes six bytes
+		list = fmt.Appendf(nil, `[{"output_type":"stream","name":"stderr","text":"output truncated: %d bytes\n"}]`, n)
+	}
+	return found.describe(), list, nil
 }
 
 // pending returns the executions that are not over.

@@ -25,6 +25,9 @@ func (r *running) asked() *asked {
 	return &asked{r.t, &agentapi.Client{Endpoint: agentapi.Endpoint{Network: "unix", Address: r.path}, Token: testToken}}
 }
 
+// endless is room for every answer.
+func endless(context.Context, int) error { return nil }
+
 func (a *asked) context() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 6*patience)
 	a.t.Cleanup(cancel)
@@ -55,7 +58,7 @@ func (a *asked) settled(id string) (agentapi.Execution, string) {
 		if !e.State.Over() && e.State != agentapi.ExecutionInput {
 			continue
 		}
-		e, list, err := a.client.Execution(a.context(), id)
+		e, list, err := a.client.Execution(a.context(), id, endless)
 		if err != nil {
 			a.t.Fatal(err)
 		}
@@ -65,7 +68,7 @@ func (a *asked) settled(id string) (agentapi.Execution, string) {
 
 func (a *asked) status(id string) int {
 	a.t.Helper()
-	_, _, err := a.client.Execution(a.context(), id)
+	_, _, err := a.client.Execution(a.context(), id, endless)
 	var refused *agentapi.StatusError
 	switch {
 	case err == nil:
@@ -296,6 +299,30 @@ func TestMemoryOfExecutionsIsBounded(t *testing.T) {
 	}
 	if e, list := a.settled(a.run("display 17000000\necho 1")); e.Status != "ok" || !strings.Contains(list, "output truncated: 1 messages, 17000") || !strings.Contains(list, `"execute_result"`) {
 		t.Errorf("%.200s, %+v", list, e)
+	}
+}
+
+// What grows too large as JSON is left out: the gateway would not take it.
+func TestOutputsThatGrowAsJSON(t *testing.T) {
+	h := newTestHub(t)
+	h.inbound.open(h, refusing{nil})
+	id := uuid.NewString()
+	if _, err := h.executions.submit(agentapi.ExecuteRequest{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	header, err := json.Marshal(map[string]string{"msg_id": id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 12 {
+		m := jupyter.NewStream("stdout", strings.Repeat("\x01", 1<<20-100), "s", header)
+		if !h.executions.take(m) {
+			t.Fatal("the message is of another execution")
+		}
+	}
+	_, list, err := h.executions.find(id)
+	if err != nil || !strings.Contains(string(list), "output truncated: 7") || !json.Valid(list) || len(list) > 200 {
+		t.Errorf("%.300s %v", list, err)
 	}
 }
 

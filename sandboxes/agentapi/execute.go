@@ -32,12 +32,30 @@ import (
 // Limits of executions.
 const (
 	MaxCodeBytes    = 4 << 20
-	MaxOutputBytes  = 64 << 20         // of one execution, as its outputs come from the agent
 	MaxExecuteWait  = 30 * time.Second // of one question
 	maxContextBytes = 2 << 10          // of an id or path that is given back
 	maxExecution    = 256 << 10        // of its line
 	outputsTimeout  = 60 * time.Second // for them to come
+	// MaxOutputBytes bounds the outputs of one execution as they come. An agent
+	// keeps 16 MiB and 1 MiB of errors as JSON, but of streams, up to 12 MiB, the
+	// text, which JSON may double: a line feed takes two bytes there, and a color of
+	// a terminal ten for five. What is more all the same, the agent leaves out.
+	MaxOutputBytes = 32 << 20
+	firstOutputs   = 64 << 10 // for which there is always room
 )
+
+// Room is asked before an answer takes so many bytes more, and may wait. An
+// error ends the call with a *RoomError.
+type Room func(ctx context.Context, more int) error
+
+// RoomError is the error of a Room.
+type RoomError struct{ cause error }
+
+// Error implements error.
+func (e *RoomError) Error() string { return "no room for the answer: " + e.cause.Error() }
+
+// Unwrap returns what the Room said.
+func (e *RoomError) Unwrap() error { return e.cause }
 
 // ExecuteRequest asks for code to be run.
 type ExecuteRequest struct {
@@ -202,8 +220,9 @@ func (e *Execution) named(id string) error {
 	return e.check()
 }
 
-// Execution returns one as it is now, and its outputs, which are JSON.
-func (c *Client) Execution(ctx context.Context, id string) (e Execution, outputs json.RawMessage, err error) {
+// Execution returns one as it is now, and its outputs, which are JSON, when room
+// has room for them.
+func (c *Client) Execution(ctx context.Context, id string, room Room) (e Execution, outputs json.RawMessage, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, outputsTimeout, errSilent)
 	defer cancel()
 	resp, err := c.roundTrip(ctx, http.MethodGet, "/v1/executions/"+url.PathEscape(id)+"?outputs=1", nil)
@@ -211,9 +230,10 @@ func (c *Client) Execution(ctx context.Context, id string) (e Execution, outputs
 		return e, nil, fmt.Errorf("cannot call the agent: %w", err)
 	}
 	defer resp.Body.Close()
-	e, outputs, err = readExecution(resp.Body)
+	e, outputs, err = readExecution(resp.Body, func(more int) error { return room(ctx, more) })
 	if err != nil {
-		if !errors.Is(err, ErrLies) {
+		var full *RoomError
+		if !errors.Is(err, ErrLies) && !errors.As(err, &full) {
 			err = explain(ctx, err)
 		}
 		return Execution{}, nil, fmt.Errorf("cannot call the agent: %w", err)
@@ -221,9 +241,9 @@ func (c *Client) Execution(ctx context.Context, id string) (e Execution, outputs
 	return e, outputs, e.named(id)
 }
 
-// readExecution reads an execution and its outputs. The error is ErrLies, or
-// that of the answer.
-func readExecution(answer io.Reader) (e Execution, outputs json.RawMessage, err error) {
+// readExecution reads an execution and its outputs. The error is ErrLies, a
+// *RoomError, or that of the answer.
+func readExecution(answer io.Reader, room func(more int) error) (e Execution, outputs json.RawMessage, err error) {
 	buffered := bufio.NewReaderSize(answer, maxExecution)
 	line, err := buffered.ReadSlice('\n')
 	switch {
@@ -234,7 +254,7 @@ func readExecution(answer io.Reader) (e Execution, outputs json.RawMessage, err 
 	case json.Unmarshal(line, &e) != nil:
 		return e, nil, fmt.Errorf("%w: the answer is no execution", ErrLies)
 	}
-	outputs, err = io.ReadAll(io.LimitReader(buffered, MaxOutputBytes+1))
+	outputs, err = readOutputs(buffered, room)
 	switch {
 	case err != nil:
 		return e, nil, err
@@ -244,6 +264,30 @@ func readExecution(answer io.Reader) (e Execution, outputs json.RawMessage, err 
 		return e, nil, fmt.Errorf("%w: outputs that are no list", ErrLies)
 	}
 	return e, outputs, nil
+}
+
+// readOutputs reads at most a byte more than may be, into memory that doubles.
+func readOutputs(from io.Reader, room func(more int) error) ([]byte, error) {
+	b := make([]byte, 0, firstOutputs+1) // doubled, it holds MaxOutputBytes+1 without a last, needless step
+	for {
+		n, err := from.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			return b, nil
+		case err != nil:
+			return nil, err
+		case len(b) > MaxOutputBytes:
+			return b, nil
+		case len(b) < cap(b):
+			continue
+		}
+		larger := min(2*cap(b), MaxOutputBytes+1)
+		if err := room(larger - cap(b)); err != nil {
+			return nil, &RoomError{err}
+		}
+		b = append(make([]byte, 0, larger), b...)
+	}
 }
 
 // CancelExecution drops an execution that waits, and interrupts one that runs.

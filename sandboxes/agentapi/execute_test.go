@@ -1,6 +1,7 @@
 package agentapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -40,7 +41,7 @@ func TestExecutionsReachTheAgent(t *testing.T) {
 	if _, err := c.WaitExecution(ctx, "a", 1500*time.Millisecond); err != nil {
 		t.Error(err)
 	}
-	if e, outputs, err := c.Execution(ctx, "a"); err != nil || e.ID != "a" || string(outputs) != `[{"output_type":"stream"}]` {
+	if e, outputs, err := c.Execution(ctx, "a", endlessRoom); err != nil || e.ID != "a" || string(outputs) != `[{"output_type":"stream"}]` {
 		t.Errorf("%+v %s %v", e, outputs, err)
 	}
 	if list, err := c.Executions(ctx); err != nil || len(list) != 1 {
@@ -71,7 +72,7 @@ func TestExecutionsOfAnAgentThatLies(t *testing.T) {
 		"no JSON":          `{`,
 	} {
 		c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, answer+"\n[]") }))
-		if _, _, err := c.Execution(t.Context(), "a"); !errors.Is(err, ErrLies) {
+		if _, _, err := c.Execution(t.Context(), "a", endlessRoom); !errors.Is(err, ErrLies) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := c.Execute(t.Context(), ExecuteRequest{ID: "a"}); !errors.Is(err, ErrLies) {
@@ -82,7 +83,7 @@ func TestExecutionsOfAnAgentThatLies(t *testing.T) {
 		c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, `{"id":"a","state":"done"}`+"\n"+outputs)
 		}))
-		if _, _, err := c.Execution(t.Context(), "a"); !errors.Is(err, ErrLies) {
+		if _, _, err := c.Execution(t.Context(), "a", endlessRoom); !errors.Is(err, ErrLies) {
 			t.Errorf("outputs that are %s: %v", name, err)
 		}
 	}
@@ -94,9 +95,49 @@ func TestExecutionsAreMadeShowable(t *testing.T) {
 		io.WriteString(w, `{"id":"a","state":"done","error":{"name":"E"},"queued":"9999-01-01T00:00:00Z","started":"0900-01-01T00:00:00Z"}`+"\n[]")
 	}))
 	before := time.Now()
-	e, _, err := c.Execution(t.Context(), "a")
+	e, _, err := c.Execution(t.Context(), "a", endlessRoom)
 	if err != nil || e.Error.Traceback == nil || e.Queued.Before(before) || e.Queued.After(time.Now()) || e.Started.Before(before) || !e.Finished.IsZero() {
 		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+func endlessRoom(context.Context, int) error { return nil }
+
+// An answer has as much memory as it was given, and ends where there is none.
+func TestOutputsTakeTheRoomThatThereIs(t *testing.T) {
+	var sent int
+	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"id":"a","state":"done"}`+"\n[")
+		io.WriteString(w, strings.Repeat(" ", sent-2)+"]")
+	}))
+	const small = firstOutputs
+	for _, test := range []struct {
+		bytes, most int
+		full, lies  bool
+	}{
+		{bytes: 2},
+		{bytes: small},
+		{bytes: 10 * small, most: 16 * (small + 1)},
+		{bytes: 10 * small, full: true},
+		{bytes: MaxOutputBytes, most: MaxOutputBytes + 1},
+		{bytes: MaxOutputBytes + 1, most: MaxOutputBytes + 1, lies: true},
+		{bytes: 2 * MaxOutputBytes, most: MaxOutputBytes + 1, lies: true},
+	} {
+		sent = test.bytes
+		taken := 0
+		_, outputs, err := c.Execution(t.Context(), "a", func(_ context.Context, more int) error {
+			if taken += more; taken > test.most {
+				return errors.New("full")
+			}
+			return nil
+		})
+		var full *RoomError
+		if errors.As(err, &full) != test.full || errors.Is(err, ErrLies) != test.lies || (err == nil) == (test.full || test.lies) {
+			t.Errorf("%d bytes, room for %d: %v", test.bytes, test.most, err)
+		}
+		if err == nil && len(outputs) != test.bytes {
+			t.Errorf("%d of %d bytes", len(outputs), test.bytes)
+		}
 	}
 }
 
@@ -109,7 +150,7 @@ func FuzzExecution(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, answer string) {
-		e, outputs, err := readExecution(strings.NewReader(answer))
+		e, outputs, err := readExecution(strings.NewReader(answer), func(int) error { return nil })
 		if err == nil {
 			err = e.named("a")
 		}
