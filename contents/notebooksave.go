@@ -113,10 +113,16 @@ func (w writing) line(comma bool, depth int) {
 		w.byte(',')
 	}
 	w.byte('\n')
-	for range depth {
-		w.byte(' ')
+	for depth > len(indent) {
+		w.text(indent)
+		depth -= len(indent)
 	}
+	w.text(indent[:depth])
 }
+
+// indent is written at once: a file can be nested deeply by a few bytes, and what
+// refuses to take more is then asked once a line.
+var indent = strings.Repeat(" ", 128)
 
 // end closes an array or object.
 func (w writing) end(bracket byte, any bool, depth int) {

@@ -104,7 +104,7 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	}
 	merged := h.spool(at.Owner, h.o.MaxFileBytes)
 	defer merged.Close()
-	m := &merging{}
+	m := &merging{room: outputRoom(cells, h.o.MaxFileBytes)}
 	err = h.convert(ctx, path, text, func(nb *notebook) error {
 		if nb.held != text {
 			return nil // it was made of one of nbformat 3, in which outputs are something else

@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"hash"
+	"io"
 	"slices"
 )
 
@@ -20,11 +22,28 @@ type splice struct {
 // merging is outputs on their way into a notebook.
 type merging struct {
 	nb           *notebook
+	room         int64           // for outputs as files have them
 	splices      []splice        // in the order of the text
 	cells        map[string]bool // by id: those that have their outputs then
 	refused      []string        // what the schema says against outputs that are left out
 	harmless     bool            // there is nothing to distrust in the outputs
 	restHarmless bool            // nor in the rest of the notebook
+}
+
+// maxGrowth and growthSlack bound what outputs become in the form of files, which
+// indents: what is nested deeply would be a thousand times as large.
+const (
+	maxGrowth   = 4
+	growthSlack = 1 << 20
+)
+
+// outputRoom returns how many bytes outputs may have in a file of at most so many.
+func outputRoom(outputs []CellOutputs, most int64) int64 {
+	room := int64(growthSlack)
+	for i := range outputs {
+		room += maxGrowth * int64(len(outputs[i].Outputs))
+	}
+	return min(room, most)
 }
 
 // merge finds the cells that outputs are for, and what changes by them.
@@ -91,17 +110,27 @@ func (m *merging) into(t *tree, run *CellOutputs) {
 			return // no cell of a client that we know lacks one
 		}
 	}
+	var values [][]byte
+	room := m.room
+	for _, name := range names {
+		value, ok := asStored(fresh, fresh.get(0, name), room)
+		if !ok {
+			m.refused = append(m.refused, "in the form that files have it is too large")
+			return
+		}
+		values = append(values, value)
+		room -= int64(len(value))
+	}
+	m.room = room
 	m.cells[run.ID] = true
 	m.harmless = m.harmless && outputsHarmless(fresh)
-	for _, name := range names {
+	for k, name := range names {
 		old := t.get(0, name)
-		value := asStored(fresh, fresh.get(0, name))
 		n := &t.nodes[old]
-		// What is so much longer is another value, and not worth the memory to find out.
-		if int(n.end-n.start) < 1<<10+4*len(value) && bytes.Equal(asStored(t, old), value) {
-			continue
+		// What is so much longer is another value, and not worth the time to find out.
+		if int(n.end-n.start) >= 1<<10+4*len(values[k]) || !isStoredAs(t, old, values[k]) {
+			m.splices = append(m.splices, splice{n.start, n.end, values[k]})
 		}
-		m.splices = append(m.splices, splice{n.start, n.end, value})
 	}
 }
 
@@ -128,17 +157,55 @@ func freshCell(minor int, run *CellOutputs) (t *tree, wrong string) {
 	return t, schemaOf(minor).judgeCell(t, 0, "")
 }
 
-// asStored returns a member of a cell as files have it.
-func asStored(t *tree, i int32) []byte {
-	var text bytes.Buffer
-	w := writing{output: &output{Writer: bufio.NewWriter(&text), held: t.held}, t: t}
+// errEnough is what a writer says that wants no more.
+var errEnough = errors.New("enough")
+
+// atMost is a buffer that takes no more than it has room for.
+type atMost struct {
+	bytes.Buffer
+	room int64
+}
+
+func (b *atMost) Write(p []byte) (int, error) {
+	if b.room -= int64(len(p)); b.room < 0 {
+		return 0, errEnough
+	}
+	return b.Buffer.Write(p)
+}
+
+// asStored returns a member of a cell as files have it, if there is room for it.
+func asStored(t *tree, i int32, room int64) (value []byte, ok bool) {
+	text := &atMost{room: room}
+	err := writeStored(text, t, i)
+	return text.Bytes(), err == nil
+}
+
+// expected is a writer that wants these bytes and no others.
+type expected struct{ left []byte }
+
+func (e *expected) Write(p []byte) (int, error) {
+	if !bytes.HasPrefix(e.left, p) {
+		return 0, errEnough
+	}
+	e.left = e.left[len(p):]
+	return len(p), nil
+}
+
+// isStoredAs reports whether a member of a cell is this as files have it.
+func isStoredAs(t *tree, i int32, value []byte) bool {
+	e := &expected{value}
+	return writeStored(e, t, i) == nil && len(e.left) == 0
+}
+
+// writeStored writes a member of a cell as files have it.
+func writeStored(to io.Writer, t *tree, i int32) error {
+	w := writing{output: &output{Writer: bufio.NewWriter(to), held: t.held}, t: t}
 	if t.nodes[i].kind == '[' {
 		w.array(i, cellDepth, w.cellOutput)
 	} else {
 		w.plain(i, cellDepth)
 	}
-	_ = w.Flush() // to memory
-	return text.Bytes()
+	return w.Flush()
 }
 
 // write writes the notebook with its changes.

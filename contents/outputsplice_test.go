@@ -140,7 +140,7 @@ func (n *randomNotebook) make() {
 // mergedInto returns a notebook's text with outputs in it, nil when nothing changes.
 func mergedInto(t *testing.T, text []byte, cells []CellOutputs) (*merging, []byte, error) {
 	t.Helper()
-	m := &merging{}
+	m := &merging{room: outputRoom(cells, 1<<30)}
 	merged, err := passed(t, text, func(nb *notebook, out *spool) error {
 		m.nb = nb
 		if err := m.merge(cells); err != nil || len(m.splices) == 0 {
@@ -217,6 +217,46 @@ func asRead(outputs string) json.RawMessage {
 	w.outputs(t, 0)
 	_ = w.Flush()
 	return out.Bytes()
+}
+
+// nested is an output of about so many bytes that is a hundred times as large when
+// it is indented.
+func nested(size int) string {
+	const depth = 900
+	inner := strings.Repeat("[],", size/3) + "[]"
+	return `{"output_type":"display_data","data":{"application/json":` + strings.Repeat("[", depth) + inner + strings.Repeat("]", depth) + `},"metadata":{}}`
+}
+
+func TestOutputsThatGrowTooMuchByIndentingAreRefused(t *testing.T) {
+	cell := func(id, outputs string) string {
+		return `{"cell_type":"code","id":"` + id + `","execution_count":null,"metadata":{},"source":"x","outputs":[` + outputs + `]}`
+	}
+	bomb, small := nested(4<<20), stdout(7)
+	run := func(id, output string) CellOutputs {
+		return CellOutputs{ID: id, SourceSHA256: sumOf("x"), Outputs: json.RawMessage("[" + output + "]")}
+	}
+	text := `{"cells":[` + cell("a", "") + "," + cell("b", bomb) + "," + cell("c", "") + `],"metadata":{},"nbformat":4,"nbformat_minor":5}`
+	m, merged, err := mergedInto(t, []byte(text), []CellOutputs{run("a", bomb), run("b", small), run("c", small)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.cells["a"] || !m.cells["b"] || !m.cells["c"] || len(m.refused) != 1 {
+		t.Errorf("merged %v, refused %q", m.cells, m.refused)
+	}
+	if len(merged) > len(text) {
+		t.Errorf("%d bytes became %d", len(text), len(merged))
+	}
+	node := &tree{text: []byte(`[` + bomb + `]`)}
+	if _, err := node.parse(0); err != nil {
+		t.Fatal(err)
+	}
+	value, ok := asStored(node, 0, 1<<20)
+	if ok || len(value) > 1<<20 {
+		t.Errorf("%d bytes where there is room for a megabyte", len(value))
+	}
+	if isStoredAs(node, 0, value[:100]) {
+		t.Error("the start of a value is not the value")
+	}
 }
 
 func FuzzMerge(f *testing.F) {
