@@ -34,6 +34,7 @@ type kernel struct {
 	emptySince  time.Time                // since when a sandbox of terminals has none; zero while it has some
 	held        int                      // who uses a sandbox of terminals without one
 	connections int
+	joined      uint64 // connections that there have ever been
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above
 	stopKeeper  context.CancelFunc // of the current keeper

@@ -70,7 +70,7 @@ type Manager struct {
 	ctx    context.Context // ends all keepers
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
-	saving chan struct{}  // holds a token for each kernel whose outputs are being saved
+	saves  *savePlaces
 
 	mu        sync.Mutex
 	ready     bool                   // guarded by mu
@@ -93,7 +93,7 @@ func New(o Options) *Manager {
 	o.TerminalLinger = cmp.Or(o.TerminalLinger, 5*time.Minute)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		o: o, ctx: ctx, cancel: cancel, saving: make(chan struct{}, maxSaving),
+		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(),
 		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{}, exporters: map[string]*exporters{},
 	}
 }

@@ -38,18 +38,18 @@ type SavedOutputs struct {
 }
 
 const (
-	// Pauses between attempts to save outputs.
-	saveFirst = time.Second
-	saveLast  = 5 * time.Minute
-	// savePatience bounds one attempt, and lastSavePatience the one before the end of
-	// a kernel.
+	// savePatience bounds one attempt, lastSavePatience the one before the end of a
+	// kernel, and agentPatience how long an agent may take for an answer.
 	savePatience     = 2 * time.Minute
 	lastSavePatience = 10 * time.Second
-	// maxSaving bounds how many kernels' outputs are in memory at once.
-	maxSaving = 4
+	agentPatience    = 20 * time.Second
 	// maxUnsavedTold bounds what is believed of an agent.
 	maxUnsavedTold = agentapi.MaxUnsavedCells
 )
+
+// errNoneUnsaved is of an agent that said that there are outputs, and had none. A
+// client may have come back in between, but an agent may also do so all the time.
+var errNoneUnsaved = errors.New("there are no outputs any more")
 
 // interim is a version that was written while its cells were running.
 type interim struct {
@@ -64,9 +64,14 @@ func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 	if m.o.Notebooks == nil || k.record.isTerminals() {
 		return
 	}
-	for pause := saveFirst; m.waitUnsaved(ctx, k); {
+	var pace savePace
+	for m.waitUnsaved(ctx, k) {
 		err := m.saveOutputs(ctx, k, agent, false)
-		if err != nil && ctx.Err() == nil {
+		m.mu.Lock()
+		joined := k.joined
+		m.mu.Unlock()
+		pause := pace.next(time.Now(), joined, err != nil)
+		if err != nil && !errors.Is(err, errNoneUnsaved) && ctx.Err() == nil {
 			m.o.Metrics.AgentErrors.WithLabelValues("outputs").Inc()
 			m.o.Log.Error("cannot save what cells put out while nobody was there; trying again",
 				"kernel", k.record.ID, "workspace", k.record.Workspace, "in", pause, "error", err)
@@ -75,9 +80,6 @@ func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
-		}
-		if pause = min(2*pause, saveLast); err == nil {
-			pause = saveFirst
 		}
 		// What the watch told last may be from before it was saved.
 		if st, err := agent.Status(ctx); err == nil {
@@ -108,7 +110,7 @@ func (m *Manager) saveLastOutputs(ctx context.Context, k *kernel, agent *agentap
 	ctx, cancel := context.WithTimeout(ctx, lastSavePatience)
 	defer cancel()
 	err := m.saveOutputs(ctx, k, agent, true)
-	if err != nil && !isMissing(err) && !errors.Is(err, agentapi.ErrGone) {
+	if err != nil && !errors.Is(err, errNoneUnsaved) && !isMissing(err) && !errors.Is(err, agentapi.ErrGone) {
 		m.o.Metrics.AgentErrors.WithLabelValues("outputs").Inc()
 		m.o.Log.Error("what cells of a kernel that ends put out is not saved", "kernel", k.record.ID, "workspace", k.record.Workspace, "error", err)
 	}
@@ -119,24 +121,51 @@ func (m *Manager) saveLastOutputs(ctx context.Context, k *kernel, agent *agentap
 func (m *Manager) saveOutputs(ctx context.Context, k *kernel, agent *agentapi.Client, last bool) error {
 	ctx, cancel := context.WithTimeout(ctx, savePatience)
 	defer cancel()
-	for _, place := range []chan struct{}{k.saving, m.saving} {
-		select {
-		case place <- struct{}{}:
-			defer func() { <-place }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	cells, err := agent.Unsaved(ctx, last)
-	if err != nil || len(cells) == 0 {
+	m.mu.Lock()
+	owner := k.record.Owner
+	m.mu.Unlock()
+	leave, err := m.saves.ask(ctx, saver{owner, last})
+	if err != nil {
 		return err
 	}
-	told := make([]agentapi.SavedCell, 0, len(cells))
-	left, at := cells, time.Now()
+	defer leave()
+	one, err := enter(ctx, k.saving, nil)
+	if err != nil {
+		return err
+	}
+	defer one()
+	asking, cancel := context.WithTimeout(ctx, agentPatience)
+	defer cancel()
+	cells, err := agent.Unsaved(asking, last)
+	if err == nil && len(cells) == 0 {
+		err = errNoneUnsaved
+	}
+	if err != nil {
+		return err
+	}
+	told, err := m.saveCells(ctx, k, cells, last)
+	if err != nil {
+		return err
+	}
+	telling, cancel := context.WithTimeout(ctx, agentPatience)
+	defer cancel()
+	return agent.CellsSaved(telling, told)
+}
+
+// saveCells saves outputs in the notebooks of a kernel's sessions, and returns what
+// became of them. The caller holds the kernel's place to save.
+func (m *Manager) saveCells(ctx context.Context, k *kernel, cells []agentapi.UnsavedCell, last bool) (told []agentapi.SavedCell, err error) {
+	at := time.Now()
+	leave, err := m.saves.write(ctx, last)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	left := cells
 	for _, path := range m.documents(k) {
 		saved, err := m.saveIn(ctx, k, path, left, at)
 		if err != nil {
-			return fmt.Errorf("cannot save outputs in %s: %w", printable(path), err)
+			return nil, fmt.Errorf("cannot save outputs in %s: %w", printable(path), err)
 		}
 		var rest []agentapi.UnsavedCell
 		for _, c := range left {
@@ -155,7 +184,7 @@ func (m *Manager) saveOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 	for _, c := range left {
 		told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until, Drop: true})
 	}
-	return agent.CellsSaved(ctx, told)
+	return told, nil
 }
 
 // saveIn saves outputs in one notebook, and returns which cells have theirs. The

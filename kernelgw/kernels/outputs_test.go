@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"kernelgw/jupyter"
 	"kernelgw/kernelgw/kernels"
@@ -88,6 +90,22 @@ func cellsOf(agent *sandboxtest.Agent, cells ...agentapi.UnsavedCell) (told func
 
 func unsaved(run uint64, cell string) agentapi.UnsavedCell {
 	return agentapi.UnsavedCell{Run: run, Cell: cell, SourceSHA256: strings.Repeat("0", 64), Outputs: json.RawMessage(`["o"]`), Until: 10 * run}
+}
+
+// agentOf returns the agent of a kernel.
+func agentOf(t *testing.T, driver *sandboxtest.Fake, kernel string) *sandboxtest.Agent {
+	t.Helper()
+	list, err := driver.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		if s.Spec.Labels["kernel"] == kernel {
+			return driver.Agent(s.Spec.ID)
+		}
+	}
+	t.Fatalf("kernel %s has no sandbox", kernel)
+	return nil
 }
 
 // withSessions starts a gateway with a kernel that has sessions of these paths.
@@ -210,6 +228,49 @@ func TestOutputsOfAKernelThatOthersUsedAreNotItsOwnersOwn(t *testing.T) {
 	eventually(t, "the agent is told", func() bool { return told() != "" })
 	if !strings.Contains(n.wanted(), "of ann own=false") {
 		t.Errorf("asked for %s", n.wanted())
+	}
+}
+
+// Agents that never answer hold up nobody but their owner.
+func TestAgentsThatDoNotAnswerHoldUpNoOthers(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	n := &notebooks{cells: map[string][]string{"n.ipynb": {"a"}}}
+	g := start(t, driver, memory.New(), func(o *kernels.Options) { o.Notebooks = n })
+	var asked atomic.Int32
+	for range 10 {
+		agent := agentOf(t, driver, g.start(t, kernels.StartRequest{Owner: "eve"}).ID)
+		agent.Handle("GET /v1/unsaved", func(_ http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			<-r.Context().Done()
+		})
+		agent.Update(func(st *agentapi.Status) { st.Unsaved = 1 })
+	}
+	eventually(t, "agents of the one are asked", func() bool { return asked.Load() > 1 })
+	s, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "w", Owner: "ann", Path: "n.ipynb", Type: "notebook"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := cellsOf(agentOf(t, driver, s.Kernel.ID), unsaved(1, "a"))
+	eventually(t, "another's agent is told", func() bool { return told() == "1 to 10 drop=false" })
+}
+
+// An agent that says all the time that there is something is asked less and less.
+func TestAnAgentThatHasNothingUnsavedIsNotAskedAllTheTime(t *testing.T) {
+	_, _, agent := withSessions(t, &notebooks{}, "n.ipynb")
+	cellsOf(agent)
+	began := time.Now()
+	agent.Update(func(st *agentapi.Status) { st.Unsaved = 1 })
+	asked := func() (n int) {
+		for _, r := range agent.Requests() {
+			if r == "GET /v1/unsaved" {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "the agent is asked", func() bool { return asked() == 3 })
+	if took := time.Since(began); took < 3*time.Second {
+		t.Errorf("asked three times in %v", took)
 	}
 }
 

@@ -393,6 +393,7 @@ func (m *Manager) reach(ctx context.Context, workspace, id string, ready func(*k
 // agent.
 func (m *Manager) connection(k *kernel) Connection {
 	k.connections++
+	k.joined++
 	m.o.Metrics.Sockets.Inc()
 	return Connection{
 		Agent: k.agent.Endpoint, Token: k.agent.Token,
