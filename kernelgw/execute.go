@@ -103,7 +103,7 @@ func (s *Server) postExecute(c *call) error {
 	if err != nil {
 		return s.refuseBody(c, id, err)
 	}
-	e, err := s.execute(c, id, agentapi.ExecuteRequest{
+	e, err := s.execute(c.Request().Context(), c, id, agentapi.ExecuteRequest{
 		ID: uuid.NewString(), Code: *body.Code, CellID: body.Metadata.CellID, DocumentPath: body.Metadata.DocumentPath,
 		AllowStdin: true, StopOnError: true, StoreHistory: true,
 	})
@@ -129,8 +129,8 @@ func (s *Server) refuseBody(c *call, kernel string, wrong error) error {
 
 // execute asks for code to be run, and waits for a kernel that starts as long as
 // an upgrade would be held.
-func (s *Server) execute(c *call, kernel string, r agentapi.ExecuteRequest) (agentapi.Execution, error) {
-	hold, cancel := context.WithTimeout(c.Request().Context(), s.o.ConnectTimeout)
+func (s *Server) execute(ctx context.Context, c *call, kernel string, r agentapi.ExecuteRequest) (agentapi.Execution, error) {
+	hold, cancel := context.WithTimeout(ctx, s.o.ConnectTimeout)
 	defer cancel()
 	if err := s.o.Kernels.UsedBy(hold, c.workspace, kernel, c.reader()); err != nil {
 		return agentapi.Execution{}, &kernelError{kernel, err}

@@ -29,7 +29,11 @@ type executor struct {
 	changed   chan struct{} // closed and replaced when now changes
 	cancelled []string
 	inputs    []string
-	waits     int // questions that wait
+	waits     int  // questions that wait
+	hold      bool // Execute waits for its context
+	held      int  // Executes that wait
+	late      int  // cancels that come before what they are for
+	ended     bool // before a cancel
 }
 
 func newExecutor() *executor {
@@ -56,8 +60,18 @@ func (f *fakeKernels) Execute(ctx context.Context, workspace, id string, r agent
 	}
 	x := f.executor
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	x.requests = append(x.requests, r)
+	hold := x.hold
+	if hold {
+		x.held++
+	}
+	x.mu.Unlock()
+	if hold {
+		<-ctx.Done()
+		return agentapi.Execution{}, ctx.Err()
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	return x.named(r.ID), x.refuse
 }
 
@@ -110,8 +124,15 @@ func (f *fakeKernels) CancelExecution(ctx context.Context, workspace, id, execut
 	f.executor.mu.Lock()
 	f.executor.cancelled = append(f.executor.cancelled, execution)
 	refuse, e := f.executor.refuse, f.executor.now
-	f.executor.mu.Unlock()
+	early := len(f.executor.cancelled) <= f.executor.late
 	e.State, e.Status = agentapi.ExecutionCancelled, "error"
+	if f.executor.ended {
+		e.State, e.Status = agentapi.ExecutionDone, "ok"
+	}
+	f.executor.mu.Unlock()
+	if early {
+		return kernels.ErrExecutionNotFound
+	}
 	f.executor.become(e, `[{"output_type":"stream","name":"stdout","text":"so far"}]`)
 	return refuse
 }
@@ -308,6 +329,78 @@ func TestCodeThatTakesTooLongIsInterrupted(t *testing.T) {
 	if !strings.Contains(got.body, `"status":"timeout"`) || !strings.Contains(got.body, "so far") || len(x.cancelled) != 1 {
 		t.Errorf("%s, %v", got.body, x.cancelled)
 	}
+}
+
+// Code that ends in time with what was to cancel it has ended well.
+func TestCodeThatEndsAsItsTimeIsUp(t *testing.T) {
+	g := start(t)
+	kernel, x := g.kernel("math"), g.kernels.executor
+	x.become(agentapi.Execution{State: agentapi.ExecutionRunning}, "[]")
+	x.ended = true
+	got := g.want(g.ada("POST", "/v1/sessions/"+kernel+"/execute", `{"code": "x", "timeout": 0.05}`), 200)
+	if !strings.Contains(got.body, `"status":"ok"`) || len(x.cancelled) != 1 {
+		t.Errorf("%s, %v", got.body, x.cancelled)
+	}
+}
+
+// An agent that answers at once is not asked again and again for ever.
+func TestAgentThatNeverWaitsIsAskedSeldom(t *testing.T) {
+	g := start(t)
+	kernel, x := g.kernel("math"), g.kernels.executor
+	x.become(agentapi.Execution{State: agentapi.ExecutionInput}, "[]")
+	g.want(g.ada("POST", "/v1/sessions/"+kernel+"/execute", `{"code": "x", "timeout": 1.5}`), 200)
+	if x.waits > 8 {
+		t.Errorf("it was asked %d times in 1.5 s", x.waits)
+	}
+}
+
+// Who has no credentials any more does not learn what comes of the code, and
+// counts as gone.
+func TestRevokedCredentialsEndTheWaitForCode(t *testing.T) {
+	for on, interrupted := range map[string]int{"continue": 0, "interrupt": 1} {
+		t.Run(on, func(t *testing.T) {
+			g := start(t)
+			kernel, x := g.kernel("math"), g.kernels.executor
+			x.become(agentapi.Execution{State: agentapi.ExecutionRunning}, "[]")
+			capability := g.capability("math")
+			done := make(chan reply, 1)
+			go func() {
+				done <- g.do("POST", capability+"/v1/sessions/"+kernel+"/execute", `{"code": "x", "on_disconnect": "`+on+`"}`)
+			}()
+			g.until("asked", func(*fakeKernels) bool { x.mu.Lock(); defer x.mu.Unlock(); return x.waits > 0 })
+			var list []struct{ ID string }
+			g.want(g.ada("GET", "/v1/capabilities", ""), 200).json(t, &list)
+			g.want(g.ada("DELETE", "/v1/capabilities/"+list[0].ID, ""), 204)
+			if r := <-done; r.StatusCode != http.StatusForbidden || !strings.Contains(r.body, "no longer valid") {
+				t.Errorf("%d %s", r.StatusCode, r.body)
+			}
+			if len(x.cancelled) != interrupted {
+				t.Errorf("%d were interrupted, want %d", len(x.cancelled), interrupted)
+			}
+		})
+	}
+}
+
+// What is asked of the agent as its client leaves is interrupted all the same,
+// also when it comes after that.
+func TestCodeWhoseClientGoesBeforeItIsTaken(t *testing.T) {
+	g := start(t)
+	kernel, x := g.kernel("math"), g.kernels.executor
+	x.hold, x.late = true, 2
+	ctx, leave := context.WithCancel(context.Background())
+	r, err := http.NewRequestWithContext(ctx, "POST", g.url+"/v1/sessions/"+kernel+"/execute", strings.NewReader(`{"code": "x", "on_disconnect": "interrupt"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "token "+adaToken)
+	go func() {
+		g.until("asked", func(*fakeKernels) bool { x.mu.Lock(); defer x.mu.Unlock(); return x.held > 0 })
+		leave()
+	}()
+	if resp, err := g.client.Do(r); !errors.Is(err, context.Canceled) {
+		t.Fatalf("%v %v", resp, err)
+	}
+	g.until("interrupted", func(*fakeKernels) bool { x.mu.Lock(); defer x.mu.Unlock(); return len(x.cancelled) == 3 })
 }
 
 func TestCodeWhoseClientGoes(t *testing.T) {

@@ -33,6 +33,7 @@ type fakeKernels struct {
 	kernels  map[string]kernels.Kernel
 	sessions map[string]kernels.Session
 	starts   []kernels.StartRequest
+	used     []string // "KERNEL by WHO"
 	shells   []shell
 	agent    sandboxes.Endpoint // where Connect sends
 	hold     bool               // Connect waits for its context
@@ -198,7 +199,12 @@ func (f *fakeKernels) Shutdown(_ context.Context, workspace, id string) error {
 	return nil
 }
 
-func (f *fakeKernels) UsedBy(context.Context, string, string, string) error { return nil }
+func (f *fakeKernels) UsedBy(_ context.Context, _, id, who string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used = append(f.used, id+" by "+who)
+	return nil
+}
 
 func (f *fakeKernels) Connect(ctx context.Context, workspace, id string) (kernels.Connection, error) {
 	f.mu.Lock()
@@ -271,7 +277,7 @@ func (f *fakeKernels) CreateSession(_ context.Context, r kernels.SessionRequest)
 	k, ok := f.kernels[r.KernelID]
 	if !ok {
 		var err error
-		if k, err = f.start(kernels.StartRequest{Workspace: r.Workspace, KernelID: r.KernelID, Name: r.KernelName}); err != nil {
+		if k, err = f.start(kernels.StartRequest{Workspace: r.Workspace, Owner: r.Owner, Own: r.Own, KernelID: r.KernelID, Name: r.KernelName}); err != nil {
 			return kernels.Session{}, err
 		}
 	}

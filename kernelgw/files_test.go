@@ -210,3 +210,30 @@ func TestCapabilityIsNeitherReadByFilesNorTrustsForItsMaker(t *testing.T) {
 		t.Error("trust of one's own does not hold")
 	}
 }
+
+// What a kernel puts out is trusted in the name of who started it only if it was
+// that person, and nobody who got a capability of theirs.
+func TestAKernelThatACapabilityStartsOrRestartsIsNotItsMakersOwn(t *testing.T) {
+	g := start(t)
+	at := g.capability("math")
+	for _, under := range []string{"", at} {
+		g.want(g.ada("POST", under+"/api/kernels", ""), 201)
+		g.want(g.ada("POST", under+"/api/sessions", `{"path":"`+under+`x.ipynb","type":"notebook","kernel":{}}`), 201)
+	}
+	kernel := g.kernel("math")
+	g.want(g.do("POST", at+"/api/kernels/"+kernel+"/restart", ""), 200)
+	g.kernels.set(func(f *fakeKernels) {
+		if len(f.starts) != 5 {
+			t.Fatalf("started %+v", f.starts)
+		}
+		for i, want := range []bool{true, true, false, false} {
+			if f.starts[i].Own != want || f.starts[i].Owner == "" {
+				t.Errorf("start %d is %+v, want own %v", i, f.starts[i], want)
+			}
+		}
+		owner := f.starts[0].Owner
+		if len(f.used) != 1 || !strings.HasPrefix(f.used[0], kernel+" by ") || f.used[0] == kernel+" by "+owner {
+			t.Errorf("used %q", f.used)
+		}
+	})
+}

@@ -62,7 +62,7 @@ func (s *Server) startKernel(c *call) error {
 	// Chosen here, so that a failure can be told with it.
 	id := strings.ToLower(cmp.Or(body.KernelID, uuid.NewString()))
 	k, err := s.o.Kernels.Start(c.Request().Context(), kernels.StartRequest{
-		Workspace: c.workspace, Owner: c.owner(), KernelID: id, Name: body.Name, Cwd: body.Path, Env: body.Env,
+		Workspace: c.workspace, Owner: c.owner(), Own: c.own(), KernelID: id, Name: body.Name, Cwd: body.Path, Env: body.Env,
 	})
 	s.o.Events.kernel("start", c.workspace, id, k.Name, err)
 	if err != nil {
@@ -115,6 +115,9 @@ func (s *Server) restartKernel(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := s.o.Kernels.UsedBy(c.Request().Context(), c.workspace, id, c.reader()); err != nil {
+		return &kernelError{id, err}
+	}
 	k, err := s.o.Kernels.Restart(c.Request().Context(), c.workspace, id)
 	s.o.Events.kernel("restart", c.workspace, id, k.Name, err)
 	if err != nil {
@@ -138,6 +141,10 @@ func (c *call) kernelID() (string, error) {
 
 // owner names the caller in labels and logs.
 func (c *call) owner() string { return c.who.Issuer + ":" + c.who.Subject }
+
+// own reports whether it is the owner who asks, and not whoever has a capability
+// that the owner made.
+func (c *call) own() bool { return c.reader() == c.owner() }
 
 func kernelModel(k kernels.Kernel) rest.Kernel {
 	return rest.Kernel{

@@ -83,7 +83,7 @@ func (s *Server) createSession(c *call) error {
 	}
 	// The path is kept byte for byte: JupyterLab ends a session whose path is
 	// not exactly what it sent.
-	r := kernels.SessionRequest{Workspace: c.workspace, Owner: c.owner(), Path: *body.Path, Type: *body.Type}
+	r := kernels.SessionRequest{Workspace: c.workspace, Owner: c.owner(), Own: c.own(), Path: *body.Path, Type: *body.Type}
 	if body.Name != nil {
 		r.Name = *body.Name
 	}
@@ -121,7 +121,7 @@ func (s *Server) patchSession(c *call) error {
 	if err != nil {
 		return err
 	}
-	u := kernels.SessionUpdate{Owner: c.owner(), Path: body.Path, Name: body.Name, Type: body.Type}
+	u := kernels.SessionUpdate{Owner: c.owner(), Own: c.own(), Path: body.Path, Name: body.Name, Type: body.Type}
 	if body.Kernel != nil {
 		u.KernelID, u.KernelName = body.Kernel.ID, body.Kernel.Name
 	}

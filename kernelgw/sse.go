@@ -26,6 +26,9 @@ const (
 // streamEvents passes an agent's server-sent events on to a client, as they come
 // and as they are. They are followed only so far as to know where one ends.
 func (s *Server) streamEvents(c *call, id string, asked agentapi.OutputRequest, connect func(context.Context) (kernels.Connection, error)) error {
+	if c.Request().ContentLength != 0 {
+		return badRequest("A stream is asked for without a body") // which would be left in the connection
+	}
 	place, err := s.sockets.enter(c.owner())
 	if err != nil {
 		return err
@@ -86,22 +89,23 @@ func (s *Server) pumpEvents(ctx context.Context, p *eventPump, events io.ReadClo
 	}
 	var late <-chan time.Time
 	var dead string
+	silent := time.NewTimer(streamSilence)
+	defer silent.Stop()
 	for {
 		select {
 		case c := <-chunks:
 			if err := p.pass(c.bytes); err != nil || p.done {
 				return err
 			}
+			silent.Reset(streamSilence)
 			switch {
 			case errors.Is(c.err, io.EOF):
 				return nil // the agent has said why
 			case c.err != nil:
-				end := sseLost
-				if reason, dead := s.isDead(to); dead {
-					end = endEvent(reason)
-				}
-				return errors.Join(c.err, p.end(end))
+				return errors.Join(c.err, s.lose(p, to))
 			}
+		case <-silent.C:
+			return errors.Join(errStreamSilent, s.lose(p, to))
 		case <-drain:
 			drain, late = nil, time.After(splice.DefaultBoundaryWait)
 			if err := p.end(sseComeBack); err != nil || p.done {
@@ -120,6 +124,20 @@ func (s *Server) pumpEvents(ctx context.Context, p *eventPump, events io.ReadClo
 		}
 	}
 }
+
+// lose tells that the agent is lost, and whether its kernel is.
+func (s *Server) lose(p *eventPump, to kernels.Connection) error {
+	if reason, dead := s.isDead(to); dead {
+		return p.end(endEvent(reason))
+	}
+	return p.end(sseLost)
+}
+
+// streamSilence is how long an agent whose stream has a sign of life each
+// StreamBeat may be late.
+const streamSilence = 3 * agentapi.StreamBeat
+
+var errStreamSilent = errors.New("the agent was silent for too long")
 
 // chunk is what was read at once, and the error behind it.
 type chunk struct {

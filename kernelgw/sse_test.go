@@ -2,10 +2,18 @@ package kernelgw
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"kernelgw/kernelgw/kernels"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // Whatever an agent sends, in whatever pieces, the gateway's own last words stand
@@ -44,6 +52,32 @@ func FuzzEventsEndAtABoundary(f *testing.F) {
 		before, ok := strings.CutSuffix(string(got), last)
 		if !ok || !strings.HasPrefix(string(sent), before) || before != "" && !strings.HasSuffix(before, "\n\n") {
 			t.Fatalf("%q crossed as %q", sent, got)
+		}
+	})
+}
+
+// An agent that says nothing more at all is lost, whatever its connection does.
+func TestStreamsOfAnAgentThatFallsSilentEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events, agent := io.Pipe()
+		w := httptest.NewRecorder()
+		p := &eventPump{out: w, control: http.NewResponseController(w), atEnd: true}
+		to := kernels.Connection{Dead: func(ctx context.Context) (string, bool) { <-ctx.Done(); return "", false }}
+		began := time.Now()
+		go func() {
+			for range 10 {
+				time.Sleep(2 * agentapi.StreamBeat) // late, but there
+				_, _ = io.WriteString(agent, ": beat\n\n")
+			}
+		}()
+		if err := new(Server).pumpEvents(t.Context(), p, events, to, nil, nil); !errors.Is(err, errStreamSilent) {
+			t.Errorf("it ends with %v", err)
+		}
+		if got := w.Body.String(); got != strings.Repeat(": beat\n\n", 10)+sseLost {
+			t.Errorf("the client got %q", got)
+		}
+		if took := time.Since(began); took != 10*2*agentapi.StreamBeat+streamSilence+lostPatience {
+			t.Errorf("it ended after %v", took)
 		}
 	})
 }

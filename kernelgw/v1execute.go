@@ -3,12 +3,15 @@ package kernelgw
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"kernelgw/jupyter/rest"
+	"kernelgw/kernelgw/kernels"
 	"kernelgw/sandboxes/agentapi"
 )
 
@@ -16,10 +19,12 @@ const (
 	// executeStep is how long one question to an agent waits: a server that
 	// drains looks up so often.
 	executeStep = 2 * time.Second
-	// executePause is between two questions: a hostile agent answers at once.
+	// executePause is between two questions, and grows up to executeStep while they
+	// are answered at once and say nothing, as no honest agent does.
 	executePause = 50 * time.Millisecond
 	// interruptPatience is how long code has to end after it was interrupted.
 	interruptPatience = 10 * time.Second
+	abandonTries      = 20
 	maxExecuteTimeout = 24 * time.Hour
 )
 
@@ -74,6 +79,11 @@ func (s *Server) runInSession(c *call) error {
 	if err != nil {
 		return err
 	}
+	place, err := s.sockets.enter(c.owner()) // it may last as long as a stream
+	if err != nil {
+		return err
+	}
+	defer s.sockets.leave(place)
 	raw, err := s.readBody(c)
 	if err != nil {
 		return err
@@ -89,56 +99,100 @@ func (s *Server) runInSession(c *call) error {
 	if asked.Timeout != nil {
 		timeout = time.Duration(*asked.Timeout * float64(time.Second))
 	}
-	deadline := time.Now().Add(timeout)
-	id := cmp.Or(asked.ID, uuid.NewString())
-	e, err := s.execute(c, kernel, agentapi.ExecuteRequest{
-		ID: id, Code: *asked.Code, Silent: asked.Silent,
+	r := agentapi.ExecuteRequest{
+		ID: cmp.Or(asked.ID, uuid.NewString()), Code: *asked.Code, Silent: asked.Silent,
 		StopOnError: asked.StopOnError == nil || *asked.StopOnError, StoreHistory: asked.StoreHistory == nil || *asked.StoreHistory,
-	})
-	if err != nil {
-		return err
 	}
-	ctx := c.Request().Context()
-	e, err = s.await(ctx, c.workspace, kernel, e, deadline)
-	timedOut := err == nil && !e.State.Over()
-	if timedOut {
-		if err = s.o.Kernels.CancelExecution(ctx, c.workspace, kernel, id); err == nil {
-			e, err = s.await(ctx, c.workspace, kernel, e, time.Now().Add(interruptPatience))
-		}
-	}
-	if err == nil {
-		if err = s.sendResult(c, kernel, id, timedOut); err == nil {
-			return nil
-		}
+	ctx, release := c.whileValid()
+	defer release()
+	if err = s.run(ctx, c, kernel, r, time.Now().Add(timeout)); err == nil {
+		return nil
 	}
 	if ctx.Err() != nil && asked.OnDisconnect == "interrupt" && !s.draining.Load() {
-		// The client has gone; a server that stops is another matter.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptPatience)
-		defer cancel()
-		if err := s.o.Kernels.CancelExecution(last, c.workspace, kernel, id); err != nil {
-			s.o.Log.Warn("code whose client has gone is not interrupted", "kernel", kernel, "error", err)
-		}
+		s.abandon(ctx, c.workspace, kernel, r.ID) // a server that stops is another matter
+	}
+	if errors.Is(context.Cause(ctx), errRevoked) {
+		return errRevoked
 	}
 	return &kernelError{kernel, err}
 }
 
+var errRevoked = forbidden("The credentials are no longer valid")
+
+// whileValid returns a context that ends with the request, or when its
+// credentials are revoked, with errRevoked as the cause.
+func (c *call) whileValid() (ctx context.Context, release func()) {
+	ctx, cancel := context.WithCancelCause(c.Request().Context())
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-c.who.Revoked:
+			cancel(errRevoked)
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		watching.Wait()
+	}
+}
+
+// run has code run until it is over or the deadline comes, and answers.
+func (s *Server) run(ctx context.Context, c *call, kernel string, r agentapi.ExecuteRequest, deadline time.Time) error {
+	e, err := s.execute(ctx, c, kernel, r)
+	if err != nil {
+		return err
+	}
+	if e, err = s.await(ctx, c.workspace, kernel, e, deadline); err != nil {
+		return err
+	}
+	late := !e.State.Over()
+	if late {
+		if err := s.o.Kernels.CancelExecution(ctx, c.workspace, kernel, r.ID); err != nil {
+			return err
+		}
+		if _, err := s.await(ctx, c.workspace, kernel, e, time.Now().Add(interruptPatience)); err != nil {
+			return err
+		}
+	}
+	return s.sendResult(ctx, c, kernel, r.ID, late)
+}
+
+// abandon interrupts code whose client has gone.
+func (s *Server) abandon(ctx context.Context, workspace, kernel, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), interruptPatience)
+	defer cancel()
+	err := kernels.ErrExecutionNotFound
+	for tries := 0; errors.Is(err, kernels.ErrExecutionNotFound) && tries < abandonTries; tries++ {
+		if tries > 0 {
+			time.Sleep(executePause) // a client may go while the agent is asked
+		}
+		err = s.o.Kernels.CancelExecution(ctx, workspace, kernel, id)
+	}
+	if err != nil && !errors.Is(err, kernels.ErrExecutionNotFound) {
+		s.o.Log.Warn("code whose client has gone is not interrupted", "kernel", kernel, "error", err)
+	}
+}
+
 // sendResult answers with an execution.
-func (s *Server) sendResult(c *call, kernel, id string, timedOut bool) error {
-	held, err := s.results.enter(c.Request().Context(), c.owner())
+func (s *Server) sendResult(ctx context.Context, c *call, kernel, id string, late bool) error {
+	held, err := s.results.enter(ctx, c.owner())
 	if err != nil {
 		return err
 	}
 	defer held.leave()
-	e, outputs, err := s.o.Kernels.Execution(c.Request().Context(), c.workspace, kernel, id, held.room)
+	e, outputs, err := s.o.Kernels.Execution(ctx, c.workspace, kernel, id, held.room)
 	if err != nil {
 		return err
 	}
-	return c.sendOutputs(http.StatusOK, resultOf(e, timedOut), outputs, false)
+	// What is done was over before it could be cancelled.
+	return c.sendOutputs(http.StatusOK, resultOf(e, late && e.State != agentapi.ExecutionDone), outputs, false)
 }
 
 // await waits for an execution to be over, until the deadline. A server that
 // drains does not wait: its successor is asked again, with the same id.
 func (s *Server) await(ctx context.Context, workspace, kernel string, e agentapi.Execution, deadline time.Time) (agentapi.Execution, error) {
+	pause := executePause
 	for !e.State.Over() {
 		left := time.Until(deadline)
 		if left <= 0 {
@@ -147,19 +201,26 @@ func (s *Server) await(ctx context.Context, workspace, kernel string, e agentapi
 		if s.draining.Load() {
 			return e, errDraining
 		}
+		asked := time.Now()
 		var err error
 		if e, err = s.o.Kernels.WaitExecution(ctx, workspace, kernel, e.ID, min(left, executeStep)); err != nil || e.State.Over() {
 			return e, err
 		}
+		if time.Since(asked) >= executeStep {
+			pause = executePause
+		}
 		select {
 		case <-ctx.Done():
 			return e, ctx.Err()
-		case <-time.After(executePause):
+		case <-time.After(min(pause, time.Until(deadline))):
 		}
+		pause = min(2*pause, executeStep)
 	}
 	return e, nil
 }
 
+// resultOf describes an execution, of which timedOut says that it was late and
+// therefore cancelled.
 func resultOf(e agentapi.Execution, timedOut bool) runResult {
 	r := runResult{ID: e.ID, Status: e.Status, ExecutionCount: e.ExecutionCount, Error: e.Error}
 	if e.Problem != "" {

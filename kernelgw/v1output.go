@@ -130,6 +130,11 @@ func (s *Server) getOutput(c *call) error {
 	if err != nil {
 		return err
 	}
+	place, err := s.sockets.enter(c.owner())
+	if err != nil {
+		return err
+	}
+	defer s.sockets.leave(place)
 	ctx := c.Request().Context()
 	to, err := s.reach(ctx, func(ctx context.Context) (kernels.Connection, error) {
 		return s.o.Kernels.ConnectLog(ctx, c.workspace, id)

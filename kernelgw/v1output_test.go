@@ -283,6 +283,8 @@ func TestStreamsCountAsWebSockets(t *testing.T) {
 	g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
 	first := g.follow("/v1/sessions/"+kernel+"/stream", adaHeader)
 	g.want(g.ada("GET", "/v1/sessions/"+kernel+"/stream", ""), 429)
+	g.want(g.ada("GET", "/v1/sessions/"+kernel+"/output", ""), 429)
+	g.want(g.ada("POST", "/v1/sessions/"+kernel+"/execute", `{"code": "1"}`), 429)
 	first.Body.Close()
 	g.released(1)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -298,6 +300,14 @@ func TestStreamsCountAsWebSockets(t *testing.T) {
 			t.Fatalf("the place of a stream that ended is not given back: %d", r.StatusCode)
 		}
 	}
+}
+
+func TestStreamsAreAskedForWithoutABody(t *testing.T) {
+	g := start(t)
+	kernel := g.kernel("math")
+	endpoint := told(t, nil)
+	g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
+	g.want(g.ada("GET", "/v1/sessions/"+kernel+"/stream", "x"), 400)
 }
 
 func mustRequest(t *testing.T, url string) *http.Request {

@@ -39,7 +39,8 @@ type Kernel struct {
 // StartRequest describes a kernel to start.
 type StartRequest struct {
 	Workspace string
-	Owner     string            // issuer and subject of the user, for labels and logs
+	Owner     string            // issuer and subject of the user
+	Own       bool              // it is that user who asks, and not a capability
 	KernelID  string            // "" means a new one
 	Name      string            // "" means the default kernelspec; "python" also finds "python3"
 	Cwd       string            // directory to start in, relative to the workspace

@@ -228,7 +228,7 @@ type record struct {
 	CreatedAt time.Time         `json:"created_at"`
 	Sandbox   string            `json:"sandbox"`          // the one that it has, had last or is about to get
 	Policy    *Policy           `json:"policy,omitempty"` // what that was made with; nil in records of earlier gateways
-	Shared    bool              `json:"shared,omitempty"` // another than the owner has used it
+	Own       bool              `json:"own,omitempty"`    // the owner started it himself, and nobody else has used it
 	Dead      bool              `json:"dead,omitempty"`   // its sandbox has ended
 	Reason    string            `json:"reason,omitempty"` // why it is dead
 	DeadAt    time.Time         `json:"dead_at,omitzero"` // since when

@@ -25,7 +25,7 @@ type NotebookOutputs struct {
 	Workspace string
 	Path      string // of the notebook, as a client gave it to its session
 	Owner     string // of the kernel
-	Own       bool   // nobody else has ever used the kernel
+	Own       bool   // the owner started the kernel, and nobody else has ever used it
 	Cells     []agentapi.UnsavedCell
 	At        time.Time // when they were asked for: UnsavedCell.EndedAgo counts back from it
 	Replaces  string    // version with a part of the same outputs; "" for none
@@ -192,7 +192,7 @@ func (m *Manager) saveCells(ctx context.Context, k *kernel, cells []agentapi.Uns
 func (m *Manager) saveIn(ctx context.Context, k *kernel, path string, cells []agentapi.UnsavedCell, at time.Time) (map[string]bool, error) {
 	o := NotebookOutputs{Workspace: k.record.Workspace, Path: path, Cells: cells, At: at}
 	m.mu.Lock()
-	o.Owner, o.Own = k.record.Owner, !k.record.Shared
+	o.Owner, o.Own = k.record.Owner, k.record.Own
 	m.mu.Unlock()
 	runs, running := map[uint64]bool{}, true
 	for _, c := range cells {
@@ -235,13 +235,13 @@ func (m *Manager) documents(k *kernel) (paths []string) {
 	return paths
 }
 
-// UsedBy takes note of who is about to have a kernel run something. Once it was
-// another than its owner, that is remembered: what the kernel puts out is then not
-// the owner's own any more. An unknown kernel is no error.
+// UsedBy takes note of who is about to have a kernel run something, or start again.
+// Once it was another than its owner, that is remembered: what the kernel puts out
+// is then not the owner's own any more. An unknown kernel is no error.
 func (m *Manager) UsedBy(ctx context.Context, workspace, id, who string) error {
 	m.mu.Lock()
 	k, err := m.find(workspace, id)
-	known := err != nil || k.record.Owner == who || k.record.Shared
+	known := err != nil || k.record.Owner == who || !k.record.Own
 	m.mu.Unlock()
 	if known {
 		return nil
@@ -256,6 +256,6 @@ func (m *Manager) UsedBy(ctx context.Context, workspace, id, who string) error {
 	if removed {
 		return nil
 	}
-	r.Shared = true
+	r.Own = false
 	return m.save(context.WithoutCancel(ctx), k, r)
 }

@@ -113,7 +113,7 @@ func withSessions(t *testing.T, n *notebooks, paths ...string) (*gateway, kernel
 	t.Helper()
 	driver := sandboxtest.NewFake(t)
 	g := start(t, driver, memory.New(), func(o *kernels.Options) { o.Notebooks = n })
-	k := g.start(t, kernels.StartRequest{Owner: "ann"})
+	k := g.start(t, kernels.StartRequest{Owner: "ann", Own: true})
 	for _, path := range paths {
 		_, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "w", Path: path, Type: "notebook", KernelID: k.ID})
 		if err != nil {
@@ -210,7 +210,7 @@ func TestOutputsOfAKernelThatOthersUsedAreNotItsOwnersOwn(t *testing.T) {
 	n := &notebooks{cells: map[string][]string{"n.ipynb": {"a"}}}
 	options := func(o *kernels.Options) { o.Notebooks = n }
 	g := start(t, driver, store, options)
-	s, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "w", Owner: "ann", Path: "n.ipynb", Type: "notebook"})
+	s, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "w", Owner: "ann", Own: true, Path: "n.ipynb", Type: "notebook"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,6 +225,24 @@ func TestOutputsOfAKernelThatOthersUsedAreNotItsOwnersOwn(t *testing.T) {
 	g.stop()
 	start(t, driver, store, options)
 	told := cellsOf(driver.Agent(onlySandbox(t, driver).Spec.ID), unsaved(1, "a"))
+	eventually(t, "the agent is told", func() bool { return told() != "" })
+	if !strings.Contains(n.wanted(), "of ann own=false") {
+		t.Errorf("asked for %s", n.wanted())
+	}
+}
+
+func TestOutputsOfAKernelThatACapabilityStartedAreNotItsOwnersOwn(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	n := &notebooks{cells: map[string][]string{"n.ipynb": {"a"}}}
+	g := start(t, driver, memory.New(), func(o *kernels.Options) { o.Notebooks = n })
+	s, err := g.CreateSession(t.Context(), kernels.SessionRequest{Workspace: "w", Owner: "ann", Path: "n.ipynb", Type: "notebook"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.UsedBy(t.Context(), "w", s.Kernel.ID, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	told := cellsOf(agentOf(t, driver, s.Kernel.ID), unsaved(1, "a"))
 	eventually(t, "the agent is told", func() bool { return told() != "" })
 	if !strings.Contains(n.wanted(), "of ann own=false") {
 		t.Errorf("asked for %s", n.wanted())

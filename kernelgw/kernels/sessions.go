@@ -34,6 +34,7 @@ type Session struct {
 type SessionRequest struct {
 	Workspace  string
 	Owner      string
+	Own        bool // as in StartRequest
 	Path       string
 	Name       string
 	Type       string
@@ -42,9 +43,18 @@ type SessionRequest struct {
 	Env        map[string]string
 }
 
+// user is who asks, for UsedBy.
+func (r SessionRequest) user() string {
+	if !r.Own {
+		return "somebody who acts for " + r.Owner
+	}
+	return r.Owner
+}
+
 // SessionUpdate holds what to change; nil and "" mean no change.
 type SessionUpdate struct {
 	Owner      string
+	Own        bool // as in StartRequest
 	Path       *string
 	Name       *string
 	Type       *string
@@ -205,6 +215,9 @@ func (m *Manager) CreateSession(ctx context.Context, req SessionRequest) (Sessio
 				m.mu.Unlock()
 				if err == nil && s.Kernel.ExecutionState == jupyter.Dead {
 					// Whoever opens the document wants to run it.
+					if err = m.UsedBy(ctx, req.Workspace, s.Kernel.ID, req.user()); err != nil {
+						return Session{}, err
+					}
 					s.Kernel, err = m.Restart(ctx, req.Workspace, s.Kernel.ID)
 				}
 				return s, err
@@ -264,7 +277,7 @@ func (m *Manager) sessionKernel(ctx context.Context, req SessionRequest) (id str
 		}
 	}
 	k, err := m.Start(ctx, StartRequest{
-		Workspace: req.Workspace, Owner: req.Owner, KernelID: req.KernelID, Name: req.KernelName,
+		Workspace: req.Workspace, Owner: req.Owner, Own: req.Own, KernelID: req.KernelID, Name: req.KernelName,
 		Cwd: path.Dir(req.Path), Env: req.Env, document: req.Path,
 	})
 	return k.ID, true, err
@@ -313,7 +326,7 @@ func (m *Manager) updatedKernel(ctx context.Context, workspace, session string, 
 			document = *u.Path
 		}
 		k, err := m.Start(ctx, StartRequest{
-			Workspace: workspace, Owner: u.Owner, Name: u.KernelName, Cwd: path.Dir(document), document: document,
+			Workspace: workspace, Owner: u.Owner, Own: u.Own, Name: u.KernelName, Cwd: path.Dir(document), document: document,
 		})
 		return k.ID, true, err
 	}

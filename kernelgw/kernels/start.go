@@ -67,7 +67,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 
 	now := time.Now()
 	k := newKernel(record{
-		ID: id, Driver: m.o.Driver.Name(), Workspace: req.Workspace, Owner: req.Owner, Name: spec.Name,
+		ID: id, Driver: m.o.Driver.Name(), Workspace: req.Workspace, Owner: req.Owner, Own: req.Own, Name: spec.Name,
 		Cwd: req.Cwd, Env: env, CreatedAt: now, key: req.Workspace + "/" + id,
 	})
 	m.mu.Lock()
