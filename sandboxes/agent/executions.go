@@ -99,7 +99,7 @@ func (x *executions) submit(r agentapi.ExecuteRequest) (agentapi.Execution, erro
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if old := x.byID[r.ID]; old != nil {
-		if old.digest != e.digest {
+		if old.digest != e.digest || old.request != r {
 			return agentapi.Execution{}, errTaken
 		}
 		return old.describe(), nil

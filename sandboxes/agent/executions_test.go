@@ -245,10 +245,15 @@ func TestExecutionIsTheSameWhenAskedAgain(t *testing.T) {
 	if e, list := a.settled(id); *e.ExecutionCount != 1 || list != `[{"output_type":"stream","name":"stdout","text":"once\n"}]` {
 		t.Errorf("%+v %s", e, list)
 	}
-	_, err := a.client.Execute(a.context(), agentapi.ExecuteRequest{ID: id, Code: "say other"})
-	var refused *agentapi.StatusError
-	if !errors.As(err, &refused) || refused.Code != http.StatusConflict {
-		t.Errorf("other code under the same id: %v", err)
+	for name, other := range map[string]agentapi.ExecuteRequest{
+		"code":    {ID: id, Code: "say other", AllowStdin: true, StopOnError: true, StoreHistory: true},
+		"options": {ID: id, Code: "say once", StopOnError: true, StoreHistory: true},
+	} {
+		_, err := a.client.Execute(a.context(), other)
+		var refused *agentapi.StatusError
+		if !errors.As(err, &refused) || refused.Code != http.StatusConflict {
+			t.Errorf("other %s under the same id: %v", name, err)
+		}
 	}
 }
 

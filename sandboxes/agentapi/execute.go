@@ -17,7 +17,7 @@ import (
 // Executions without a client:
 //
 //	POST   /v1/executions             200 Execution, for an ExecuteRequest; the one of that id when there is one already;
-//	                                  409 when that has other code, 429 when too many wait
+//	                                  409 when that has other code or options, 429 when too many wait
 //	GET    /v1/executions             200 [Execution]: those that are not over, in the order in which they run
 //	GET    /v1/executions/{id}?wait=SECONDS&outputs=1
 //	                                  200, a line of Execution and then, if asked for, its outputs as far as there are any: a JSON
