@@ -75,21 +75,26 @@ func (r OutputRequest) StreamTarget() string { return "/v1/stream" + r.query() }
 // the agent's, not checked, and there may be any number of them. A *StatusError
 // has one of the codes of the contract.
 func (c *Client) Stream(ctx context.Context, r OutputRequest) (events io.ReadCloser, err error) {
-	return c.output(ctx, r.StreamTarget())
+	body, err := c.output(ctx, r.StreamTarget())
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
 }
 
 // Output returns a page of the event log, not checked, and cut with an error
-// behind MaxPageBytes. Errors are as those of Stream.
+// behind MaxPageBytes, or when its reader had to wait for it for too long. Errors
+// are as those of Stream.
 func (c *Client) Output(ctx context.Context, r OutputRequest) (page io.ReadCloser, err error) {
 	body, err := c.output(ctx, "/v1/output"+r.query())
 	if err != nil {
 		return nil, err
 	}
-	return &pageBody{body, MaxPageBytes}, nil
+	return &pageBody{body, MaxPageBytes, outputsTimeout}, nil
 }
 
 // output asks, with the patience of other calls until the answer begins.
-func (c *Client) output(ctx context.Context, target string) (io.ReadCloser, error) {
+func (c *Client) output(ctx context.Context, target string) (*outputBody, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	silent := time.AfterFunc(callTimeout, func() { cancel(errSilent) })
 	resp, err := c.roundTrip(ctx, http.MethodGet, target, nil)
@@ -118,8 +123,9 @@ func (b *outputBody) Close() error {
 
 // pageBody ends with an error where no page ends.
 type pageBody struct {
-	io.ReadCloser
-	left int64
+	*outputBody
+	left     int64
+	patience time.Duration // with the agent, as far as it is not used up
 }
 
 // Read implements io.Reader.
@@ -127,7 +133,13 @@ func (b *pageBody) Read(p []byte) (int, error) {
 	if b.left <= 0 {
 		return 0, fmt.Errorf("%w: a page of more than %d bytes", ErrLies, MaxPageBytes)
 	}
-	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	begin := time.Now()
+	silent := time.AfterFunc(b.patience, func() { b.cancel(errSilent) })
+	n, err := b.outputBody.Read(p[:min(int64(len(p)), b.left)])
+	if !silent.Stop() {
+		err = errSilent
+	}
 	b.left -= int64(n)
+	b.patience -= time.Since(begin)
 	return n, err
 }

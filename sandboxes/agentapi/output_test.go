@@ -80,10 +80,48 @@ func TestAStreamThatIsClosedIsReadNoMore(t *testing.T) {
 }
 
 func TestAgentThatLiesWithAnEndlessPage(t *testing.T) {
-	page := &pageBody{io.NopCloser(endless{}), 1000}
+	page := &pageBody{&outputBody{io.NopCloser(endless{}), func(error) {}}, 1000, time.Minute}
 	if n, err := io.Copy(io.Discard, page); n != 1000 || !errors.Is(err, ErrLies) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
+}
+
+// The time that a page takes is that of its agent; its reader may take its own.
+func TestAgentThatDripsAPage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &Client{Token: "t", dial: pipeDialer(t, func(conn net.Conn) {
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+			for answer := "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"; ; answer = "x" {
+				if _, err := io.WriteString(conn, answer); err != nil {
+					return
+				}
+				time.Sleep(5 * time.Second)
+			}
+		})}
+		page, err := c.Output(t.Context(), OutputRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began, busy := time.Now(), time.Duration(0)
+		for {
+			n, err := page.Read(make([]byte, 100))
+			if errors.Is(err, ErrGone) {
+				break
+			}
+			if err != nil || n == 0 {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			if busy == 0 {
+				busy = 10 * outputsTimeout
+				time.Sleep(busy)
+			}
+		}
+		if took := time.Since(began) - busy; took != outputsTimeout {
+			t.Errorf("given up after %v", took)
+		}
+		page.Close()
+		time.Sleep(time.Minute) // the agent notices
+	})
 }
 
 type endless struct{}
