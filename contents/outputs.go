@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"slices"
 	"time"
 )
 
@@ -24,10 +23,12 @@ type CellOutputs struct {
 	ID             string // of the cell, as clients see it
 	SourceSHA256   string // hex; of the text that was run
 	ExecutionCount *int
-	// Ended, unless it is zero, says that a client had all of the outputs when the cell
-	// ended, at that time. A notebook that somebody has saved since has them as its
-	// author wants, and stays as it is.
-	Ended   time.Time
+	Ended          time.Time // zero while it runs
+	// Seen says that a client had all of the outputs when the cell ended. A notebook
+	// that somebody has saved since has them as its author wants, and stays as it is.
+	// Outputs that nobody had are put over what the cell had when it ended, and not
+	// over what somebody has put there since.
+	Seen    bool
 	Outputs json.RawMessage // a list, as nbformat has it, text in one string or in lines
 }
 
@@ -66,14 +67,12 @@ func (h *Handlers) SaveOutputs(ctx context.Context, at At, r OutputsRequest) (Sa
 	}
 	for race := 0; ; race++ {
 		saved, err := h.mergeOutputs(ctx, at, path, r)
-		var answered *Error
-		if err == nil || !errors.As(err, &answered) {
-			return saved, err
-		}
 		switch {
-		case answered.Status == http.StatusPreconditionFailed && race < outputRaces:
+		case err == nil:
+			return saved, nil
+		case statusOf(err) == http.StatusPreconditionFailed && race < outputRaces:
 			continue
-		case answered.Status == http.StatusNotFound, answered.Status == http.StatusBadRequest, answered.Status == http.StatusRequestEntityTooLarge:
+		case isLost(err):
 			h.o.Log.Warn("a kernel's output has no notebook to be saved in", "workspace", at.Workspace, "error", err)
 			return SavedOutputs{}, nil
 		}
@@ -81,18 +80,35 @@ func (h *Handlers) SaveOutputs(ctx context.Context, at At, r OutputsRequest) (Sa
 	}
 }
 
+// isLost reports whether an error says that there is no notebook that can be read,
+// and will be none.
+func isLost(err error) bool {
+	switch statusOf(err) {
+	case http.StatusNotFound, http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		return true
+	}
+	return false
+}
+
+// statusOf returns the status that an error would be answered with, 0 for one that
+// is not that far.
+func statusOf(err error) int {
+	var answered *Error
+	if errors.As(err, &answered) {
+		return answered.Status
+	}
+	return 0
+}
+
 // mergeOutputs does it with the notebook as it is now, on the condition that it
 // still is when it is written.
 func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r OutputsRequest) (SavedOutputs, error) {
-	body, e, err := h.o.Store.Open(ctx, at.Workspace, path, "", 0, -1)
+	body, e, err := h.openNotebook(ctx, at, path, "")
 	if err != nil {
-		return SavedOutputs{}, failed(err, path)
+		return SavedOutputs{}, err
 	}
 	defer body.Close()
-	if e.Size > h.o.MaxFileBytes {
-		return SavedOutputs{}, spoolFailed(&tooLargeError{h.o.MaxFileBytes})
-	}
-	cells, done, err := h.unsaved(ctx, at, path, e, r.Cells)
+	cells, was, done, err := h.unsaved(ctx, at, path, e, r.Cells)
 	if err != nil || len(cells) == 0 {
 		return SavedOutputs{Cells: done}, err
 	}
@@ -104,7 +120,7 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	}
 	merged := h.spool(at.Owner, h.o.MaxFileBytes)
 	defer merged.Close()
-	m := &merging{room: outputRoom(cells, h.o.MaxFileBytes)}
+	m := &merging{was: was, room: outputRoom(cells, h.o.MaxFileBytes)}
 	err = h.convert(ctx, path, text, func(nb *notebook) error {
 		if nb.held != text {
 			return nil // it was made of one of nbformat 3, in which outputs are something else
@@ -149,6 +165,19 @@ func (h *Handlers) mergeOutputs(ctx context.Context, at At, path string, r Outpu
 	return saved, nil
 }
 
+// openNotebook opens a version of a notebook that can be merged into, "" the latest.
+func (h *Handlers) openNotebook(ctx context.Context, at At, path, version string) (io.ReadCloser, Entry, error) {
+	body, e, err := h.o.Store.Open(ctx, at.Workspace, path, version, 0, -1)
+	if err != nil {
+		return nil, e, failed(err, path)
+	}
+	if e.Size > h.o.MaxFileBytes {
+		body.Close()
+		return nil, e, spoolFailed(&tooLargeError{h.o.MaxFileBytes})
+	}
+	return body, e, nil
+}
+
 // trustMerged remembers that a person trusts a notebook that is about to be written.
 func (h *Handlers) trustMerged(ctx context.Context, at At, merged *spool) error {
 	sum := sha256.New()
@@ -156,46 +185,4 @@ func (h *Handlers) trustMerged(ctx context.Context, at At, merged *spool) error 
 		return err
 	}
 	return h.trust(ctx, at, hex.EncodeToString(sum.Sum(nil)))
-}
-
-// savedSlack is how much earlier than a cell ended a notebook may seem to have been
-// saved after it: stores tell times in whole seconds, by another clock.
-const savedSlack = 2 * time.Second
-
-// unsaved returns the cells whose outputs are to be merged into a notebook, and by
-// id the others, which it has as its author wants.
-func (h *Handlers) unsaved(ctx context.Context, at At, path string, e Entry, cells []CellOutputs) (wanted []CellOutputs, done map[string]bool, err error) {
-	done = map[string]bool{}
-	var latest time.Time
-	if slices.ContainsFunc(cells, func(c CellOutputs) bool { return !c.Ended.IsZero() }) {
-		if latest, err = h.lastSave(ctx, at, path, e); err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, c := range cells {
-		if c.Ended.IsZero() || latest.Before(c.Ended.Add(-savedSlack)) {
-			wanted = append(wanted, c)
-		} else {
-			done[c.ID] = true
-		}
-	}
-	return wanted, done, nil
-}
-
-// lastSave returns when a notebook was last saved, not counting outputs.
-func (h *Handlers) lastSave(ctx context.Context, at At, path string, e Entry) (time.Time, error) {
-	const most = 100 // more of outputs in a row are as good as none
-	if e.Author != outputAuthor {
-		return e.Modified, nil
-	}
-	list, err := h.o.Store.Versions(ctx, at.Workspace, path, "", most)
-	if err != nil {
-		return time.Time{}, failed(err, path)
-	}
-	for _, v := range list {
-		if v.Source != outputSource {
-			return v.Modified, nil
-		}
-	}
-	return time.Time{}, nil
 }

@@ -199,7 +199,7 @@ func TestOutputsThatAClientHadAreSavedUnlessItDidSo(t *testing.T) {
 	saved := s.versions("n.ipynb")[0].Modified
 	had := func(id string, ended time.Time) contents.CellOutputs {
 		c := ran(id, "x", 1, stream("o"))
-		c.Ended = ended
+		c.Ended, c.Seen = ended, true
 		return c
 	}
 	if got := s.saveOutputs("n.ipynb", requested(had("a", saved.Add(-time.Hour)), had("b", saved))); !got.Cells["a"] || !got.Cells["b"] || got.Version != "" {
@@ -215,6 +215,49 @@ func TestOutputsThatAClientHadAreSavedUnlessItDidSo(t *testing.T) {
 	// The version with the outputs of the one is no reason to leave out the other's.
 	if got := s.saveOutputs("n.ipynb", requested(had("b", saved.Add(time.Hour)))); got.Version == "" {
 		t.Errorf("the other ended since, too: %+v", got)
+	}
+}
+
+// Outputs that nobody had are saved in a notebook that was saved since, but not over
+// what somebody put into that cell since.
+func TestOutputsThatNobodyHadAreNotPutOverNewerOnes(t *testing.T) {
+	cell := func(id, count, outputs string) string {
+		return strings.Replace(codeCell(id, "{}", outputs), `"execution_count":null`, `"execution_count":`+count, 1)
+	}
+	before := notebookOf(cell("a", "1", stream("old")) + "," + cell("b", "2", stream("old")))
+	for name, c := range map[string]struct {
+		saves []string // by somebody
+		ended time.Duration
+		want  string // outputs of a
+	}{
+		"nobody saved":             {[]string{before}, 0, "new"},
+		"saved before":             {[]string{before, notebookOf(cell("a", "1", stream("part")) + "," + cell("b", "2", ""))}, time.Hour, "new"},
+		"another cell was changed": {[]string{before, notebookOf(cell("a", "1", stream("old")) + "," + cell("b", "9", stream("other")))}, -time.Hour, "new"},
+		"the form was changed":     {[]string{before, strings.ReplaceAll(before, `,`, ` , `)}, -time.Hour, "new"},
+		"the cell was cleared":     {[]string{before, notebookOf(cell("a", "1", "") + "," + cell("b", "2", ""))}, -time.Hour, ""},
+		"the cell was run":         {[]string{before, notebookOf(cell("a", "3", stream("old")) + "," + cell("b", "2", ""))}, -time.Hour, "old"},
+		"edited and edited back":   {[]string{strings.ReplaceAll(before, `"x"`, `"y"`), before}, -time.Hour, "old"},
+		"made since":               {[]string{before}, -2 * time.Hour, "old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			for i, text := range c.saves {
+				s.put("n.ipynb", text)
+				s.store.Age("w", "n.ipynb", time.Duration(90-60*i)*time.Minute)
+			}
+			run := ran("a", "x", 1, stream("new"))
+			run.Ended = time.Now().Add(c.ended)
+			if saved := s.saveOutputs("n.ipynb", requested(run)); !saved.Cells["a"] || (saved.Version != "") != (c.want == "new") {
+				t.Errorf("saved %+v", saved)
+			}
+			got := ""
+			if outputs, _ := cellsOf(t, s.api("GET", "n.ipynb", nil).want(200))[0]["outputs"].([]any); len(outputs) > 0 {
+				got = outputs[0].(map[string]any)["text"].(string)
+			}
+			if got != c.want {
+				t.Errorf("the cell has %q, want %q", got, c.want)
+			}
+		})
 	}
 }
 

@@ -22,13 +22,17 @@ type splice struct {
 // merging is outputs on their way into a notebook.
 type merging struct {
 	nb           *notebook
-	room         int64           // for outputs as files have them
-	splices      []splice        // in the order of the text
-	cells        map[string]bool // by id: those that have their outputs then
-	refused      []string        // what the schema says against outputs that are left out
-	harmless     bool            // there is nothing to distrust in the outputs
-	restHarmless bool            // nor in the rest of the notebook
+	was          map[string]states // by id: what cells had when they ended, of which somebody saved the notebook since
+	room         int64             // for outputs as files have them
+	splices      []splice          // in the order of the text
+	cells        map[string]bool   // by id: those that have their outputs then
+	refused      []string          // what the schema says against outputs that are left out
+	harmless     bool              // there is nothing to distrust in the outputs
+	restHarmless bool              // nor in the rest of the notebook
 }
+
+// ofRuns are the members of a cell that a run of it changes.
+var ofRuns = []string{"execution_count", "outputs"}
 
 // maxGrowth and growthSlack bound what outputs become in the form of files, which
 // indents: what is nested deeply would be a thousand times as large.
@@ -59,8 +63,11 @@ func (m *merging) merge(outputs []CellOutputs) error {
 			return nil
 		}
 		if run != nil && !m.cells[run.ID] && sourceSum(t) == run.SourceSHA256 {
-			m.into(t, run)
-			if m.cells[run.ID] {
+			was, contested := m.was[run.ID]
+			switch {
+			case contested && !was[stateOf(t)]:
+				m.cells[run.ID] = true // it has what somebody wants there
+			case m.into(t, run):
 				return nil
 			}
 		}
@@ -97,26 +104,25 @@ func (m *merging) runs(outputs []CellOutputs) (func(index int, t *tree) *CellOut
 	}, err
 }
 
-// into replaces what a cell put out by what a run of it did.
-func (m *merging) into(t *tree, run *CellOutputs) {
+// into replaces what a cell put out by what a run of it did, if it can.
+func (m *merging) into(t *tree, run *CellOutputs) bool {
 	fresh, wrong := freshCell(m.nb.minor, run)
 	if wrong != "" {
 		m.refused = append(m.refused, wrong)
-		return
+		return false
 	}
-	names := []string{"execution_count", "outputs"}
-	for _, name := range names {
+	for _, name := range ofRuns {
 		if t.get(0, name) == 0 {
-			return // no cell of a client that we know lacks one
+			return false // no cell of a client that we know lacks one
 		}
 	}
 	var values [][]byte
 	room := m.room
-	for _, name := range names {
+	for _, name := range ofRuns {
 		value, ok := asStored(fresh, fresh.get(0, name), room)
 		if !ok {
 			m.refused = append(m.refused, "in the form that files have it is too large")
-			return
+			return false
 		}
 		values = append(values, value)
 		room -= int64(len(value))
@@ -124,7 +130,7 @@ func (m *merging) into(t *tree, run *CellOutputs) {
 	m.room = room
 	m.cells[run.ID] = true
 	m.harmless = m.harmless && outputsHarmless(fresh)
-	for k, name := range names {
+	for k, name := range ofRuns {
 		old := t.get(0, name)
 		n := &t.nodes[old]
 		// What is so much longer is another value, and not worth the time to find out.
@@ -132,6 +138,7 @@ func (m *merging) into(t *tree, run *CellOutputs) {
 			m.splices = append(m.splices, splice{n.start, n.end, values[k]})
 		}
 	}
+	return true
 }
 
 // freshCell returns a cell with nothing but a run's outputs, or what is wrong with
@@ -160,9 +167,9 @@ func freshCell(minor int, run *CellOutputs) (t *tree, wrong string) {
 // errEnough is what a writer says that wants no more.
 var errEnough = errors.New("enough")
 
-// atMost is a buffer that takes no more than it has room for.
+// atMost is a writer that takes no more than it has room for.
 type atMost struct {
-	bytes.Buffer
+	io.Writer
 	room int64
 }
 
@@ -170,13 +177,13 @@ func (b *atMost) Write(p []byte) (int, error) {
 	if b.room -= int64(len(p)); b.room < 0 {
 		return 0, errEnough
 	}
-	return b.Buffer.Write(p)
+	return b.Writer.Write(p)
 }
 
 // asStored returns a member of a cell as files have it, if there is room for it.
 func asStored(t *tree, i int32, room int64) (value []byte, ok bool) {
-	text := &atMost{room: room}
-	err := writeStored(text, t, i)
+	var text bytes.Buffer
+	err := writeStored(&atMost{&text, room}, t, i)
 	return text.Bytes(), err == nil
 }
 

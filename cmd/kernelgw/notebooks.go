@@ -14,8 +14,8 @@ type notebooks struct{ files *contents.Handlers }
 func (n notebooks) SaveOutputs(ctx context.Context, o kernels.NotebookOutputs) (kernels.SavedOutputs, error) {
 	request := contents.OutputsRequest{Replaces: o.Replaces, Own: o.Own}
 	for _, c := range o.Cells {
-		cell := contents.CellOutputs{ID: c.Cell, SourceSHA256: c.SourceSHA256, ExecutionCount: c.ExecutionCount, Outputs: c.Outputs}
-		if c.Seen {
+		cell := contents.CellOutputs{ID: c.Cell, SourceSHA256: c.SourceSHA256, ExecutionCount: c.ExecutionCount, Seen: c.Seen, Outputs: c.Outputs}
+		if !c.Running {
 			cell.Ended = o.At.Add(-c.EndedAgo)
 		}
 		request.Cells = append(request.Cells, cell)

@@ -42,6 +42,14 @@ func (f *Fake) Limit(bytes int64) {
 	f.limit = bytes
 }
 
+// Age makes the latest version of a file older than it is.
+func (f *Fake) Age(workspace, path string, by time.Duration) {
+	w := f.in(workspace)
+	defer f.mu.Unlock()
+	v := w.files[path].latest()
+	v.Modified = v.Modified.Add(-by)
+}
+
 var _ contents.Store = (*Fake)(nil)
 
 type workspace struct {
