@@ -237,15 +237,21 @@ func (h *hub) fromClient(c *client, m *jupyter.Message) error {
 	return err
 }
 
-// refuse tells the client of a message that waited for the kernel that it was
-// not taken: where its output would be, and by the end of the connection, as no
-// answer will come.
-func (h *hub) refuse(m *jupyter.Message, why *closeError) {
+// refuse forgets a message that waited for the kernel and was not taken.
+func (h *hub) refuse(m *jupyter.Message) {
 	h.ignored.Add(1)
-	id := jupyter.PeekID(m.Header)
 	if m.Channel == jupyter.Shell && isType(m, `"execute_request"`) {
+		id := jupyter.PeekID(m.Header)
 		h.track.refused(id)
 		h.cellRefused(id)
+	}
+}
+
+// tellRefused tells the client of such a message: where its output would be, and
+// by the end of the connection, as no answer will come.
+func (h *hub) tellRefused(m *jupyter.Message, why *closeError) {
+	id := jupyter.PeekID(m.Header)
+	if m.Channel == jupyter.Shell && isType(m, `"execute_request"`) {
 		h.publishError("not executed: "+why.reason, m.Header)
 	}
 	h.mu.Lock()

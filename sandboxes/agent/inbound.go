@@ -120,6 +120,20 @@ func (in *inbound) hold(h *hub, m *jupyter.Message, id string, execute bool) err
 
 // open delivers what was held and lets everything pass from now on.
 func (in *inbound) open(h *hub, kernel kernelLink) {
+	// Told without the lock: executions that take what is published hold their own
+	// when they ask for this one.
+	for _, r := range in.deliver(h, kernel) {
+		h.tellRefused(r.message, r.why)
+	}
+}
+
+// refused is a held message that the kernel did not take.
+type refused struct {
+	message *jupyter.Message
+	why     *closeError
+}
+
+func (in *inbound) deliver(h *hub, kernel kernelLink) (list []refused) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	held := in.held
@@ -131,15 +145,17 @@ func (in *inbound) open(h *hub, kernel kernelLink) {
 			continue
 		}
 		if why := refusal(h, err); why != nil {
-			h.refuse(m, why)
+			h.refuse(m)
+			list = append(list, refused{m, why})
 			continue
 		}
 		for _, m := range held[i:] { // gone again; for the next one
 			in.held = append(in.held, m)
 			in.heldBytes += m.Size()
 		}
-		return
+		break
 	}
+	return list
 }
 
 // wait holds messages from now on, and calls then with the ids of the execute

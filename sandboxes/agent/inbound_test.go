@@ -3,8 +3,11 @@ package agent
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"kernelgw/jupyter"
 	"kernelgw/jupyter/wsproto"
@@ -114,6 +117,60 @@ func TestHeldExecutionThatTheKernelRefusesIsTold(t *testing.T) {
 	}
 	s.cutter.Stop()
 	h.detach(s)
+}
+
+// asking is a kernel that takes nothing, and while it is given the first message,
+// code is to be executed that has its id.
+type asking struct {
+	h     *hub
+	once  sync.Once
+	asked chan error
+}
+
+func (k *asking) Send(*jupyter.Message) error {
+	k.once.Do(func() {
+		go func() {
+			_, err := k.h.executions.submit(agentapi.ExecuteRequest{ID: "a"})
+			k.asked <- err
+		}()
+		for k.h.executions.current.Load() == nil { // it then wants to send
+			runtime.Gosched()
+		}
+	})
+	return zmq.ErrBacklog
+}
+
+func TestRefusalsAndExecutionsDoNotWaitForEachOther(t *testing.T) {
+	for range 300 {
+		h := newTestHub(t)
+		if err := h.inbound.send(h, executeRequest(t, "a"), "a"); err != nil {
+			t.Fatal(err)
+		}
+		k := &asking{h: h, asked: make(chan error, 1)}
+		opened := make(chan struct{})
+		go func() {
+			defer close(opened)
+			h.inbound.open(h, k)
+		}()
+		for _, done := range []func() bool{
+			func() bool { <-opened; return true },
+			func() bool { return <-k.asked == nil },
+		} {
+			got := make(chan bool, 1)
+			go func() { got <- done() }()
+			select {
+			case ok := <-got:
+				if !ok {
+					t.Error("the execution is not taken")
+				}
+			case <-time.After(patience):
+				t.Fatal("they wait for each other")
+			}
+		}
+		if e, _, err := h.executions.find("a"); err != nil || !strings.HasPrefix(e.Problem, "not executed: ") {
+			t.Errorf("%+v %v", e, err)
+		}
+	}
 }
 
 type noListener struct{ net.Listener }
