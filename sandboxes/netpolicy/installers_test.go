@@ -41,6 +41,14 @@ import (
 	"kernelgw/sandboxes/netpolicy/egress"
 )
 
+// The public indexes that the test plays, by the names that sandboxes may reach.
+var pythonIndex, pythonFiles, npmRegistry = packageHost("pypi."), packageHost("files."), packageHost("registry.")
+
+func packageHost(begins string) string {
+	hosts := egress.PackageHosts()
+	return hosts[slices.IndexFunc(hosts, func(host string) bool { return strings.HasPrefix(host, begins) })]
+}
+
 // What people type first in a notebook: the real pip and npm, in a sandbox's
 // namespace with the environment that sandboxes have, install packages from indexes of this test. It plays the public ones, a private
 // one that wants credentials, which are a secret, and a mirror.
@@ -113,7 +121,7 @@ func TestPackageManagersInstallThroughTheProxy(t *testing.T) {
 	for _, d := range w.denied {
 		t.Errorf("refused: %+v", d)
 	}
-	for _, served := range []string{"pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "private.example.org", "10.9.9.9:3141"} {
+	for _, served := range []string{pythonIndex, pythonFiles, npmRegistry, "private.example.org", "10.9.9.9:3141"} {
 		if w.served[served] == 0 {
 			t.Errorf("%s served nothing", served)
 		}
@@ -222,7 +230,7 @@ func (w *packageWorld) certify(t *testing.T) tls.Certificate {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "package indexes"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:              []string{"pypi.org", "files.pythonhosted.org", "registry.npmjs.org", "private.example.org"},
+		DNSNames:              []string{pythonIndex, pythonFiles, npmRegistry, "private.example.org"},
 		BasicConstraintsValid: true, IsCA: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -284,8 +292,8 @@ func (w *packageWorld) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			http.NotFound(rw, r)
 			return
 		}
-		if r.Host == "pypi.org" {
-			at = "https://files.pythonhosted.org"
+		if r.Host == pythonIndex {
+			at = "https://" + pythonFiles
 		}
 		rw.Header().Set("Content-Type", "text/html")
 		fmt.Fprintf(rw, `<!DOCTYPE html><a href="%s/packages/%s-1.0-py3-none-any.whl">%[2]s-1.0-py3-none-any.whl</a>`, at, name)

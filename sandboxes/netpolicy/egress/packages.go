@@ -1,5 +1,11 @@
 package egress
 
+import "slices"
+
+// PackageHosts returns what sandboxes.EgressPackages means, each a host or a
+// pattern of hosts.
+func PackageHosts() []string { return slices.Clone(packageHosts) }
+
 // packageHosts are what sandboxes.EgressPackages means: the common package
 // indexes of the languages that kernels are written in, and the hosts from which
 // their clients are sent to download. Hosts for uploads are left out where
