@@ -89,7 +89,17 @@ func (h *hub) cellBegan(id string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.cells.asked[id]
-	if r == nil || !r.began.IsZero() {
+	if r == nil {
+		// What runs a cell without a client takes its outputs itself. They are newer than
+		// those of a run before.
+		if e := h.executions.current.Load(); e != nil && e.request.ID == id {
+			if before := h.cells.latest[e.request.CellID]; before != nil {
+				h.cells.forget(before)
+			}
+		}
+		return
+	}
+	if !r.began.IsZero() {
 		return
 	}
 	r.began = time.Now()
@@ -146,38 +156,26 @@ func oldestRun(of map[string]*cellRun) (oldest *cellRun) {
 }
 
 // unsaved returns the runs whose outputs are to be saved now by somebody else than
-// their clients. all says that there will be no later. It forgets
-// those that never will be. It needs the lock.
+// their clients. all says that there will be no later. It needs the lock.
 func (h *hub) unsaved(now time.Time, all bool) (due []*cellRun) {
 	if len(h.cells.latest) == 0 {
 		return nil
 	}
 	watched, last := len(*h.sockets.Load()) > 0, h.events.End().Seq
 	for _, r := range h.cells.latest {
-		switch r.state(now, watched, last, all) {
-		case runIsUnsaved:
+		if r.isDue(now, watched, last, all) {
 			due = append(due, r)
-		case runIsDone:
-			h.cells.forget(r)
 		}
 	}
 	return due
 }
 
-type runState int
-
-const (
-	runWaits runState = iota
-	runIsUnsaved
-	runIsDone
-)
-
-// state says what is to be done about the output of a run. watched says that some
-// client is there, last is the number of the newest event.
-func (r *cellRun) state(now time.Time, watched bool, last uint64, all bool) runState {
+// isDue reports whether the output of a run is to be saved now. watched says that
+// some client is there, last is the number of the newest event.
+func (r *cellRun) isDue(now time.Time, watched bool, last uint64, all bool) bool {
 	c := r.client
 	if c.socket != nil {
-		return runWaits // it shows what comes, and saves it
+		return false // it shows what comes, and saves it
 	}
 	away := now.Sub(c.away)
 	grace := leftGrace
@@ -188,24 +186,17 @@ func (r *cellRun) state(now time.Time, watched bool, last uint64, all bool) runS
 	seen := !running && c.acked.Seq() >= r.end
 	opening := away < max(grace, openingTime)
 	switch {
-	case seen && watched && !opening:
-		// Somebody opened the document since, and saw what was saved of it: it may not
-		// change under them.
-		return runIsDone
 	case all && !(seen && opening): // who leaves and ends the kernel has had its say
-		return runIsUnsaved
+		return true
 	case away < grace:
-		return runWaits
+		return false
 	case !running && !seen:
-		return runIsUnsaved
-	case opening || watched:
-		return runWaits
+		return true
+	case opening || watched: // somebody may have it open: it is not changed under them
+		return false
 	case seen:
-		return runIsUnsaved
+		return true
 	}
 	ran := now.Sub(r.began)
-	if ran < runningSave || now.Sub(r.savedAt) < max(runningSave, ran/runningPart) || last <= r.saved {
-		return runWaits
-	}
-	return runIsUnsaved
+	return ran >= runningSave && now.Sub(r.savedAt) >= max(runningSave, ran/runningPart) && last > r.saved
 }

@@ -231,6 +231,23 @@ func TestOnlyTheLastRunOfACellCounts(t *testing.T) {
 	}
 }
 
+// What runs a cell through the API has its outputs from there: those of a run before
+// it are not put over them.
+func TestARunOfACellWithoutAClientIsNewerThanOneBefore(t *testing.T) {
+	r := start(t, nil)
+	r.ready()
+	p := r.tab("tab")
+	p.runCell("a", "say one")
+	p.runCell("b", "say two")
+	r.leave(p, "tab")
+	r.resting()
+	api := r.asked()
+	api.settled(api.run("say three", func(e *agentapi.ExecuteRequest) { e.CellID = "a" }))
+	if got, want := outputsOf(t, r.later(time.Hour)), "b [2] stream:two|"; got != want && got != want+" (seen)" {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestACellWhoseKernelDiesIsToldWithWhatThereIs(t *testing.T) {
 	r := start(t, nil)
 	r.ready()
@@ -277,32 +294,33 @@ func TestWhenARunIsToBeSaved(t *testing.T) {
 	for name, c := range map[string]struct {
 		left, running, seen, watched, all bool
 		ran, away, saved                  time.Duration // before now; saved 0: never
-		want                              runState
+		want                              bool
 	}{
-		"finished, just left":                     {left: true, away: 2 * time.Second, want: runWaits},
-		"finished, left":                          {left: true, away: 3 * time.Second, want: runIsUnsaved},
-		"finished, left, somebody else there":     {left: true, watched: true, away: 3 * time.Second, want: runIsUnsaved},
-		"finished, broken off":                    {away: 59 * time.Second, want: runWaits},
-		"finished, broken off for long":           {away: time.Minute, want: runIsUnsaved},
-		"running, left":                           {left: true, running: true, ran: 20 * time.Second, away: 9 * time.Second, want: runWaits},
-		"running for long, left":                  {left: true, running: true, ran: 20 * time.Second, away: 10 * time.Second, want: runIsUnsaved},
-		"running for long, broken off":            {running: true, ran: 20 * time.Hour, away: 59 * time.Second, want: runWaits},
-		"running, saved not long ago":             {left: true, running: true, ran: 50 * time.Second, away: 40 * time.Second, saved: 9 * time.Second, want: runWaits},
-		"running, saved a while ago":              {left: true, running: true, ran: 50 * time.Second, away: 40 * time.Second, saved: 10 * time.Second, want: runIsUnsaved},
-		"running for hours, saved a while ago":    {left: true, running: true, ran: 10 * time.Hour, away: 9 * time.Hour, saved: 59 * time.Minute, want: runWaits},
-		"running for hours, saved long ago":       {left: true, running: true, ran: 10 * time.Hour, away: 9 * time.Hour, saved: time.Hour, want: runIsUnsaved},
-		"running, somebody else there":            {left: true, running: true, watched: true, ran: time.Hour, away: time.Hour, want: runWaits},
-		"seen, just left":                         {left: true, seen: true, away: 9 * time.Second, want: runWaits},
-		"seen, left":                              {left: true, seen: true, away: 10 * time.Second, want: runIsUnsaved},
-		"seen, just left, somebody else there":    {left: true, seen: true, watched: true, away: 9 * time.Second, want: runWaits},
-		"seen, left, somebody else there":         {left: true, seen: true, watched: true, away: 10 * time.Second, want: runIsDone},
-		"seen, broken off, somebody else there":   {seen: true, watched: true, away: 30 * time.Second, want: runWaits},
-		"seen, broken off for long, not alone":    {seen: true, watched: true, away: time.Minute, want: runIsDone},
-		"seen, broken off for long, nobody there": {seen: true, away: time.Minute, want: runIsUnsaved},
-		"finished, just left, the end":            {left: true, all: true, want: runIsUnsaved},
-		"running, just broken off, the end":       {running: true, watched: true, all: true, want: runIsUnsaved},
-		"seen, just left, the end":                {left: true, seen: true, all: true, away: 9 * time.Second, want: runWaits},
-		"seen, left, the end":                     {left: true, seen: true, all: true, away: 10 * time.Second, want: runIsUnsaved},
+		"finished, just left":                     {left: true, away: 2 * time.Second, want: false},
+		"finished, left":                          {left: true, away: 3 * time.Second, want: true},
+		"finished, left, somebody else there":     {left: true, watched: true, away: 3 * time.Second, want: true},
+		"finished, broken off":                    {away: 59 * time.Second, want: false},
+		"finished, broken off for long":           {away: time.Minute, want: true},
+		"running, left":                           {left: true, running: true, ran: 20 * time.Second, away: 9 * time.Second, want: false},
+		"running for long, left":                  {left: true, running: true, ran: 20 * time.Second, away: 10 * time.Second, want: true},
+		"running for long, broken off":            {running: true, ran: 20 * time.Hour, away: 59 * time.Second, want: false},
+		"running, saved not long ago":             {left: true, running: true, ran: 50 * time.Second, away: 40 * time.Second, saved: 9 * time.Second, want: false},
+		"running, saved a while ago":              {left: true, running: true, ran: 50 * time.Second, away: 40 * time.Second, saved: 10 * time.Second, want: true},
+		"running for hours, saved a while ago":    {left: true, running: true, ran: 10 * time.Hour, away: 9 * time.Hour, saved: 59 * time.Minute, want: false},
+		"running for hours, saved long ago":       {left: true, running: true, ran: 10 * time.Hour, away: 9 * time.Hour, saved: time.Hour, want: true},
+		"running, somebody else there":            {left: true, running: true, watched: true, ran: time.Hour, away: time.Hour, want: false},
+		"seen, just left":                         {left: true, seen: true, away: 9 * time.Second, want: false},
+		"seen, left":                              {left: true, seen: true, away: 10 * time.Second, want: true},
+		"seen, just left, somebody else there":    {left: true, seen: true, watched: true, away: 9 * time.Second, want: false},
+		"seen, left, somebody else there":         {left: true, seen: true, watched: true, away: 10 * time.Second, want: false},
+		"seen, broken off, somebody else there":   {seen: true, watched: true, away: 30 * time.Second, want: false},
+		"seen, broken off for long, not alone":    {seen: true, watched: true, away: time.Minute, want: false},
+		"seen, broken off for long, nobody there": {seen: true, away: time.Minute, want: true},
+		"seen, left, not alone, the end":          {left: true, seen: true, watched: true, all: true, away: 10 * time.Second, want: true},
+		"finished, just left, the end":            {left: true, all: true, want: true},
+		"running, just broken off, the end":       {running: true, watched: true, all: true, want: true},
+		"seen, just left, the end":                {left: true, seen: true, all: true, away: 9 * time.Second, want: false},
+		"seen, left, the end":                     {left: true, seen: true, all: true, away: 10 * time.Second, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := &cellRun{client: &client{left: c.left, away: t0.Add(-c.away)}, began: t0.Add(-c.ran), ended: t0, end: 7}
@@ -315,8 +333,8 @@ func TestWhenARunIsToBeSaved(t *testing.T) {
 			if c.saved > 0 {
 				run.saved, run.savedAt = 5, t0.Add(-c.saved)
 			}
-			if got := run.state(t0, c.watched, 9, c.all); got != c.want {
-				t.Errorf("state %d, want %d", got, c.want)
+			if got := run.isDue(t0, c.watched, 9, c.all); got != c.want {
+				t.Errorf("due %v, want %v", got, c.want)
 			}
 		})
 	}
