@@ -28,15 +28,17 @@ type results struct {
 }
 
 type resultPlaces struct {
-	taken chan struct{} // holds a token for each
-	users int           // guarded by results.mu: who have or want a place
+	taken  chan struct{}       // holds a token for each
+	memory *semaphore.Weighted // bytes of the user's
+	users  int                 // guarded by results.mu: who have or want a place
 }
 
 const (
 	maxResults     = 4 // at once, of a user
 	resultPatience = 20 * time.Second
-	// maxResultBytes is for all users. While one grows, what it was before is there
-	// as well: up to half as much again.
+	// maxUserBytes and maxResultBytes are for the results of a user, and of all. While
+	// one grows, what it was before is there as well: up to half as much again.
+	maxUserBytes   = 2 * agentapi.MaxOutputBytes
 	maxResultBytes = 8 * agentapi.MaxOutputBytes
 	// outputPiece is how much of outputs is written at once.
 	outputPiece = 64 << 10
@@ -48,9 +50,9 @@ func newResults() *results {
 
 // result is a place for one result, and the memory that it takes.
 type result struct {
-	memory *semaphore.Weighted
-	gone   func()
-	bytes  int64
+	own, all *semaphore.Weighted
+	gone     func()
+	bytes    int64
 }
 
 // enter waits for a place, which the caller must leave.
@@ -58,7 +60,7 @@ func (r *results) enter(ctx context.Context, user string) (*result, error) {
 	r.mu.Lock()
 	p := r.byUser[user]
 	if p == nil {
-		p = &resultPlaces{taken: make(chan struct{}, maxResults)}
+		p = &resultPlaces{taken: make(chan struct{}, maxResults), memory: semaphore.NewWeighted(maxUserBytes)}
 		r.byUser[user] = p
 	}
 	p.users++
@@ -74,13 +76,10 @@ func (r *results) enter(ctx context.Context, user string) (*result, error) {
 	defer cancel()
 	select {
 	case p.taken <- struct{}{}:
-		return &result{memory: r.memory, gone: func() { <-p.taken; gone() }}, nil
+		return &result{own: p.memory, all: r.memory, gone: func() { <-p.taken; gone() }}, nil
 	case <-ctx.Done():
 		gone()
-		return nil, &httpError{
-			status: http.StatusTooManyRequests, retryAfter: 2,
-			message: "Too many results are on their way to you already; read them, and try again",
-		}
+		return nil, errManyResults
 	}
 }
 
@@ -88,7 +87,11 @@ func (r *results) enter(ctx context.Context, user string) (*result, error) {
 func (h *result) room(ctx context.Context, more int) error {
 	ctx, cancel := context.WithTimeout(ctx, resultPatience)
 	defer cancel()
-	if err := h.memory.Acquire(ctx, int64(more)); err != nil {
+	if err := h.own.Acquire(ctx, int64(more)); err != nil {
+		return errManyResults
+	}
+	if err := h.all.Acquire(ctx, int64(more)); err != nil {
+		h.own.Release(int64(more))
 		return errNoRoom
 	}
 	h.bytes += int64(more)
@@ -96,8 +99,14 @@ func (h *result) room(ctx context.Context, more int) error {
 }
 
 func (h *result) leave() {
-	h.memory.Release(h.bytes)
+	h.all.Release(h.bytes)
+	h.own.Release(h.bytes)
 	h.gone()
+}
+
+var errManyResults = &httpError{
+	status: http.StatusTooManyRequests, retryAfter: 2,
+	message: "Too many results are on their way to you already; read them, and try again",
 }
 
 var errNoRoom = &httpError{

@@ -28,6 +28,11 @@ func TestLargeResultsOfAllUsersShareMemory(t *testing.T) {
 			}
 			held = append(held, h)
 		}
+		for _, h := range held[:2] {
+			if err := h.room(t.Context(), 2*agentapi.MaxOutputBytes); !errors.Is(err, errManyResults) {
+				t.Errorf("more than a user may: %v", err)
+			}
+		}
 		last, err := r.enter(t.Context(), "z")
 		if err != nil {
 			t.Fatal(err)
