@@ -98,6 +98,23 @@ func TestOutputsBecomeAVersionOfTheNotebook(t *testing.T) {
 	}
 }
 
+func TestCellsAreFoundByTheirIDs(t *testing.T) {
+	s := serve(t)
+	s.put("n.ipynb", notebookOf(codeCell("a", "{}", "")+","+codeCell("b", "{}", "")))
+	s.put("old.ipynb", strings.Replace(notebookOf(strings.Replace(codeCell("a", "{}", ""), `"id":"a",`, "", 1)), `_minor":5`, `_minor":4`, 1))
+	s.put("bad.ipynb", "{")
+	for path, want := range map[string]string{"n.ipynb": "map[a:true]", "old.ipynb": "map[]", "bad.ipynb": "map[]", "none.ipynb": "map[]", "a.txt": "map[]", "../n.ipynb": "map[]"} {
+		found, err := s.handlers.FindCells(t.Context(), contents.At{Workspace: "w", Path: path}, []contents.CellOutputs{ran("a", "x", 1), ran("b", "y", 1), ran("c", "x", 1)})
+		if err != nil || fmt.Sprint(found) != want {
+			t.Errorf("%s: found %v, %v", path, found, err)
+		}
+	}
+	s.store.FailNext("Open", 1, contents.ErrUnavailable)
+	if _, err := s.handlers.FindCells(t.Context(), contents.At{Workspace: "w", Path: "n.ipynb"}, []contents.CellOutputs{ran("a", "x", 1)}); !errors.Is(err, contents.ErrUnavailable) {
+		t.Errorf("the storage fails: %v", err)
+	}
+}
+
 func TestCellsThatAreNotWhatWasRunAreLeftAlone(t *testing.T) {
 	cell := func(id, source string) string {
 		return fmt.Sprintf(`{"cell_type":"code","id":%q,"execution_count":null,"metadata":{},"source":%q,"outputs":[]}`, id, source)

@@ -97,6 +97,29 @@ func versionsAt(list []Version, at time.Time) (versions []string) {
 // statesIn adds what cells have put out in a version of a notebook. One that is gone
 // or cannot be read says nothing.
 func (h *Handlers) statesIn(ctx context.Context, at At, path, version string, cells []CellOutputs, was map[string]states) error {
+	return h.eachRun(ctx, at, path, version, cells, func(run *CellOutputs, _ *notebook, t *tree) {
+		was[run.ID][stateOf(t)] = true
+	})
+}
+
+// FindCells returns by id which cells a saved notebook has with the text that was
+// run. Cells of notebooks without ids are not found: their text may be anywhere.
+func (h *Handlers) FindCells(ctx context.Context, at At, cells []CellOutputs) (map[string]bool, error) {
+	found := map[string]bool{}
+	path, err := visible(at.Path)
+	if err != nil || typeOf(path) != typeNotebook {
+		return found, nil // clients may give a session any path
+	}
+	return found, h.eachRun(ctx, at, path, "", cells, func(run *CellOutputs, nb *notebook, _ *tree) {
+		if nb.minor >= idsSinceMinor {
+			found[run.ID] = true
+		}
+	})
+}
+
+// eachRun calls f with each cell of a version of a notebook that has the text that
+// was run. One that is gone or cannot be read has none.
+func (h *Handlers) eachRun(ctx context.Context, at At, path, version string, cells []CellOutputs, f func(run *CellOutputs, nb *notebook, t *tree)) error {
 	body, e, err := h.openNotebook(ctx, at, path, version)
 	if err != nil {
 		return unlessLost(err)
@@ -109,14 +132,17 @@ func (h *Handlers) statesIn(ctx context.Context, at At, path, version string, ce
 		return err
 	}
 	return unlessLost(h.convert(ctx, path, text, func(nb *notebook) error {
+		if nb.held != text {
+			return nil // as in mergeOutputs
+		}
 		m := &merging{nb: nb}
 		runs, err := m.runs(cells)
 		if err != nil {
 			return err
 		}
 		return nb.each(func(index int, t *tree) error {
-			if run := runs(index, t); run != nil && sourceSum(t) == run.SourceSHA256 {
-				was[run.ID][stateOf(t)] = true
+			if run := runs(index, t); run != nil && t.is(t.get(0, "cell_type"), "code") && sourceSum(t) == run.SourceSHA256 {
+				f(run, nb, t)
 			}
 			return nil
 		})

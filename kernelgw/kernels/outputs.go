@@ -18,6 +18,9 @@ type Notebooks interface {
 	// was run, and changes nothing else. A notebook that is gone is no error: then no
 	// cell has its outputs. An error means that it may work later.
 	SaveOutputs(ctx context.Context, o NotebookOutputs) (SavedOutputs, error)
+	// FindCells returns by id which of the cells the notebook certainly has, with the
+	// text that was run.
+	FindCells(ctx context.Context, o NotebookOutputs) (map[string]bool, error)
 }
 
 // NotebookOutputs is what a kernel put out that nobody else can save.
@@ -161,39 +164,73 @@ func (m *Manager) saveCells(ctx context.Context, k *kernel, cells []agentapi.Uns
 		return nil, err
 	}
 	defer leave()
-	left := cells
-	for _, path := range m.documents(k) {
-		saved, err := m.saveIn(ctx, k, path, left, at)
+	paths := m.documents(k)
+	byPath, err := m.cellsByPath(ctx, k, paths, cells)
+	if err != nil {
+		return nil, err
+	}
+	done := map[string]bool{}
+	for _, path := range paths {
+		if len(byPath[path]) == 0 {
+			continue
+		}
+		saved, err := m.saveIn(ctx, k, path, byPath[path], at)
 		if err != nil {
 			return nil, fmt.Errorf("cannot save outputs in %s: %w", printable(path), err)
 		}
-		var rest []agentapi.UnsavedCell
-		for _, c := range left {
-			if saved[c.Cell] {
-				told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until})
-			} else {
-				rest = append(rest, c)
-			}
+		for _, c := range byPath[path] {
+			done[c.Cell] = saved[c.Cell]
 		}
-		if left = rest; len(left) == 0 {
-			break
+	}
+	left := 0
+	for _, c := range cells {
+		if !done[c.Cell] {
+			left++
 		}
+		told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until, Drop: !done[c.Cell]})
 	}
 	m.o.Log.Info("outputs of cells were saved while nobody was there",
-		"kernel", k.record.ID, "workspace", k.record.Workspace, "cells", len(told), "without_a_cell", len(left))
-	for _, c := range left {
-		told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until, Drop: true})
-	}
+		"kernel", k.record.ID, "workspace", k.record.Workspace, "cells", len(cells)-left, "without_a_cell", left)
 	return told, nil
+}
+
+// cellsByPath returns which cells go to which documents of a kernel. If it has
+// several, one may be a copy of another, and nobody says of which a cell was run:
+// then a cell that more than one has goes to none.
+func (m *Manager) cellsByPath(ctx context.Context, k *kernel, paths []string, cells []agentapi.UnsavedCell) (map[string][]agentapi.UnsavedCell, error) {
+	byPath := map[string][]agentapi.UnsavedCell{}
+	if len(paths) == 1 {
+		byPath[paths[0]] = cells
+		return byPath, nil
+	}
+	homes := map[string][]string{} // by cell
+	for _, path := range paths {
+		found, err := m.o.Notebooks.FindCells(ctx, m.outputsFor(k, path, cells))
+		if err != nil {
+			return nil, fmt.Errorf("cannot look for cells in %s: %w", printable(path), err)
+		}
+		for cell := range found {
+			homes[cell] = append(homes[cell], path)
+		}
+	}
+	for _, c := range cells {
+		switch in := homes[c.Cell]; len(in) {
+		case 0:
+		case 1:
+			byPath[in[0]] = append(byPath[in[0]], c)
+		default:
+			m.o.Log.Warn("several documents of a kernel have a cell: what it put out is saved in none",
+				"kernel", k.record.ID, "workspace", k.record.Workspace, "cell", printable(c.Cell), "documents", len(in))
+		}
+	}
+	return byPath, nil
 }
 
 // saveIn saves outputs in one notebook, and returns which cells have theirs. The
 // caller holds the kernel's place to save.
 func (m *Manager) saveIn(ctx context.Context, k *kernel, path string, cells []agentapi.UnsavedCell, at time.Time) (map[string]bool, error) {
-	o := NotebookOutputs{Workspace: k.record.Workspace, Path: path, Cells: cells, At: at}
-	m.mu.Lock()
-	o.Owner, o.Own = k.record.Owner, k.record.Own
-	m.mu.Unlock()
+	o := m.outputsFor(k, path, cells)
+	o.At = at
 	runs, running := map[uint64]bool{}, true
 	for _, c := range cells {
 		runs[c.Run] = true
@@ -216,6 +253,12 @@ func (m *Manager) saveIn(ctx context.Context, k *kernel, path string, cells []ag
 	return saved.Cells, nil
 }
 
+func (m *Manager) outputsFor(k *kernel, path string, cells []agentapi.UnsavedCell) NotebookOutputs {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return NotebookOutputs{Workspace: k.record.Workspace, Path: path, Owner: k.record.Owner, Own: k.record.Own, Cells: cells}
+}
+
 // documents returns the paths of a kernel's sessions, in order of their creation.
 func (m *Manager) documents(k *kernel) (paths []string) {
 	m.mu.Lock()
@@ -230,7 +273,9 @@ func (m *Manager) documents(k *kernel) (paths []string) {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
 	for _, row := range rows {
-		paths = append(paths, row.Path)
+		if !slices.Contains(paths, row.Path) {
+			paths = append(paths, row.Path)
+		}
 	}
 	return paths
 }

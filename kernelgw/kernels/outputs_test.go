@@ -51,6 +51,18 @@ func (n *notebooks) SaveOutputs(_ context.Context, o kernels.NotebookOutputs) (k
 	return saved, nil
 }
 
+func (n *notebooks) FindCells(_ context.Context, o kernels.NotebookOutputs) (map[string]bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	found := map[string]bool{}
+	for _, c := range o.Cells {
+		if slices.Contains(n.cells[o.Path], c.Cell) {
+			found[c.Cell] = true
+		}
+	}
+	return found, nil
+}
+
 func (n *notebooks) wanted() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -129,10 +141,20 @@ func TestUnsavedOutputsGoToTheNotebookThatHasTheCell(t *testing.T) {
 	told := cellsOf(agent, unsaved(1, "a"), unsaved(2, "b"), unsaved(3, "gone"))
 	want := "1 to 10 drop=false\n2 to 20 drop=false\n3 to 30 drop=true"
 	eventually(t, "the agent is told", func() bool { return told() == want })
-	asked := `w/one.ipynb of ann own=true a=["o"] b=["o"] gone=["o"]
-w/two.ipynb of ann own=true b=["o"] gone=["o"]`
+	asked := `w/one.ipynb of ann own=true a=["o"]
+w/two.ipynb of ann own=true b=["o"]`
 	if n.wanted() != asked {
 		t.Errorf("asked for\n%s\nwant\n%s", n.wanted(), asked)
+	}
+}
+
+func TestUnsavedOutputsOfACellThatTwoNotebooksHaveGoToNone(t *testing.T) {
+	n := &notebooks{cells: map[string][]string{"one.ipynb": {"a", "b"}, "copy.ipynb": {"a"}}}
+	_, _, agent := withSessions(t, n, "one.ipynb", "copy.ipynb")
+	told := cellsOf(agent, unsaved(1, "a"), unsaved(2, "b"))
+	eventually(t, "the agent is told", func() bool { return told() == "1 to 10 drop=true\n2 to 20 drop=false" })
+	if got, want := n.wanted(), `w/one.ipynb of ann own=true b=["o"]`; got != want {
+		t.Errorf("asked for %s, want %s", got, want)
 	}
 }
 
