@@ -104,7 +104,7 @@ func (f *fakeKernels) WaitExecution(ctx context.Context, _, _, execution string,
 	changed, e := x.changed, x.named(execution)
 	x.waits++
 	x.mu.Unlock()
-	if !e.State.Over() {
+	if !e.State.Over() && e.State != agentapi.ExecutionInput {
 		select {
 		case <-ctx.Done():
 			return e, ctx.Err()
@@ -349,7 +349,7 @@ func TestAgentThatNeverWaitsIsAskedSeldom(t *testing.T) {
 	kernel, x := g.kernel("math"), g.kernels.executor
 	x.become(agentapi.Execution{State: agentapi.ExecutionInput}, "[]")
 	g.want(g.ada("POST", "/v1/sessions/"+kernel+"/execute", `{"code": "x", "timeout": 1.5}`), 200)
-	if x.waits > 8 {
+	if x.waits < 2 || x.waits > 8 {
 		t.Errorf("it was asked %d times in 1.5 s", x.waits)
 	}
 }
