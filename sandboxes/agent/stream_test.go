@@ -509,8 +509,16 @@ func TestLargeMessagesWaitForAFollowerThatReads(t *testing.T) {
 		if !closed(done) {
 			t.Fatal("it waits although the follower has everything")
 		}
-		// Time passes, and nothing is written: not once more.
-		<-appendLarge()
+		// Time passes, and nothing is written: for a second in all, after the wait that finds
+		// out, and then not once more.
+		wait := time.Duration(3<<20) * time.Second / paceRate
+		for waited := -wait; waited < paceStall; waited += wait {
+			if done := appendLarge(); closed(done) {
+				t.Fatalf("no message waits for a follower that has read nothing for %v", max(waited, 0))
+			} else {
+				<-done
+			}
+		}
 		if done := appendLarge(); !closed(done) {
 			t.Error("a message waits for a follower that does not read")
 		}
