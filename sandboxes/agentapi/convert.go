@@ -132,17 +132,25 @@ func (c *Client) Convert(ctx context.Context, r ConvertRequest, notebook io.Read
 // readDocument reads the line before a document. The error is ErrLies, or that of
 // the answer.
 func readDocument(answer io.Reader) (d Document, content io.Reader, err error) {
-	buffered := bufio.NewReaderSize(answer, MaxLineBytes)
-	line, err := buffered.ReadSlice('\n')
+	d, content, err = readLine[Document](answer, MaxLineBytes, "document")
+	if err != nil {
+		return d, nil, err
+	}
+	return d, content, d.check()
+}
+
+// readLine reads the line of JSON that an answer begins with, of at most so many
+// bytes, and returns what follows. The error is ErrLies, or that of the answer.
+func readLine[T any](answer io.Reader, most int, what string) (v T, rest *bufio.Reader, err error) {
+	rest = bufio.NewReaderSize(answer, most)
+	line, err := rest.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
-		return d, nil, fmt.Errorf("%w: a line of more than %d bytes", ErrLies, MaxLineBytes)
-	case err != nil:
-		return d, nil, err
-	case json.Unmarshal(line, &d) != nil:
-		return d, nil, fmt.Errorf("%w: the answer is no document", ErrLies)
+		err = fmt.Errorf("%w: a line of more than %d bytes", ErrLies, most)
+	case err == nil && json.Unmarshal(line, &v) != nil:
+		err = fmt.Errorf("%w: the answer is no %s", ErrLies, what)
 	}
-	return d, buffered, d.check()
+	return v, rest, err
 }
 
 // documentBody is so many bytes of an answer.

@@ -1,7 +1,6 @@
 package agentapi
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -244,15 +243,9 @@ func (c *Client) Execution(ctx context.Context, id string, room Room) (e Executi
 // readExecution reads an execution and its outputs. The error is ErrLies, a
 // *RoomError, or that of the answer.
 func readExecution(answer io.Reader, room func(more int) error) (e Execution, outputs json.RawMessage, err error) {
-	buffered := bufio.NewReaderSize(answer, maxExecution)
-	line, err := buffered.ReadSlice('\n')
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		return e, nil, fmt.Errorf("%w: a line of more than %d bytes", ErrLies, maxExecution)
-	case err != nil:
+	e, buffered, err := readLine[Execution](answer, maxExecution, "execution")
+	if err != nil {
 		return e, nil, err
-	case json.Unmarshal(line, &e) != nil:
-		return e, nil, fmt.Errorf("%w: the answer is no execution", ErrLies)
 	}
 	outputs, err = readOutputs(buffered, room)
 	switch {
