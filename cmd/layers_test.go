@@ -92,6 +92,7 @@ var layers = []layer{
 	{packages: "kernelgw/registry", why: "records are JSON of whatever meaning"},
 	{packages: "kernelgw/registry/registrytest", ours: []string{"kernelgw/registry"}, support: true, why: "the suite is the same for every store"},
 	{packages: "kernelgw/registry/...", ours: []string{"kernelgw/registry"}, tests: []string{"kernelgw/registry/..."}, why: "a store knows records and nothing else"},
+	{packages: "kernelgw/delivery", tests: []string{"..."}, why: "delivery is tested from its one end to its other, and is no part of either"},
 	{packages: "kernelgw/splice", why: "the hot loop copies bytes and imports none of ours"},
 	{packages: "kernelgw/telemetry", why: "metrics and logs are arguments to the others, and know none of them"},
 

@@ -103,7 +103,15 @@ func newSocket(h *hub, ws *websocket.Conn, conn *corkedConn, enc wsproto.Encodin
 
 // serve reads until the connection ends. It joins the writer.
 func (s *socket) serve(sessionID string) {
+	// Before the answer to the handshake, which is still held back: once a client
+	// has that, it misses nothing, and its next connection replaces this one and
+	// not the other way round.
 	s.hub.attach(s, sessionID)
+	if s.conn.flush() != nil {
+		s.cut()
+		s.hub.detach(s)
+		return
+	}
 	writer := make(chan struct{})
 	go func() {
 		defer close(writer)
