@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
-	"slices"
 	runtimepprof "runtime/pprof"
+	"slices"
 	"strings"
 
 	"kernelgw/auth"
