@@ -158,25 +158,27 @@ func TestMessageLimitIsConfigured(t *testing.T) {
 }
 
 // TestMessagesAtTheLimitReachTheClient: what the agent lets pass, the gateway does,
-// whatever the encoding puts around it.
+// whatever the encoding puts around it. What is around the limit comes, or is said to
+// be too large, and cuts nobody off.
 func TestMessagesAtTheLimitReachTheClient(t *testing.T) {
 	t.Parallel()
-	const limit, buffers = 2 << 20, 4000
+	const limit, from, to, step = 256 << 10, 2000, -1000, 50
 	s := own(t, servers.Options{Args: []string{"--max-message", fmt.Sprint(limit)}})
 	k := s.StartKernel(t)
 	for _, legacy := range []bool{false, true} {
 		w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID(), Legacy: legacy})
-		w.Run(t, echoing)
-		// Of what is within the limit, in small buffers, the tables are above it.
-		r := w.Run(t, fmt.Sprintf(`
-from ipykernel.comm import Comm
-Comm(target_name='none', data={}, buffers=[b'x' * %d] * %d)`, limit/buffers-70, buffers))
-		found := false
-		for _, m := range append(r.Messages, r.Others...) {
-			found = found || m.Header.MsgType == "comm_open" && len(m.Buffers) == buffers
+		r := w.Run(t, fmt.Sprintf("from IPython.display import display\nfor n in range(%d, %d, %d):\n    display({'text/plain': 'x' * n}, raw=True)", limit-from, limit-to, step))
+		came, told := 0, 0
+		for _, m := range r.Messages {
+			switch {
+			case m.Header.MsgType == "display_data":
+				came++
+			case m.Header.MsgType == "stream" && strings.Contains(m.Field("text"), "max_message"):
+				told++
+			}
 		}
-		if !found {
-			t.Errorf("legacy %v: the message did not come, but%s", legacy, probe.Summary(r.Messages))
+		if want := (from - to) / step; came+told != want || came == 0 || told == 0 {
+			t.Errorf("legacy %v: of %d displays around the limit %d came and %d were told of", legacy, want, came, told)
 		}
 	}
 }
