@@ -66,10 +66,10 @@ func withFakeKernels(t *testing.T, descriptors int, args ...string) *target {
 	})
 }
 
-// eightAtATime calls do with 0 to n-1, a few at a time, and returns the first error.
-func eightAtATime(n int, do func(i int) error) error {
+// fourAtATime calls do with 0 to n-1, a few at a time, and returns the first error.
+func fourAtATime(n int, do func(i int) error) error {
 	var next atomic.Int64
-	errs := make([]error, 8)
+	errs := make([]error, 4)
 	var all sync.WaitGroup
 	for w := range errs {
 		all.Go(func() {
@@ -88,7 +88,7 @@ func startKernels(t *testing.T, s *target, n int) []string {
 	t.Helper()
 	ids := make([]string, n)
 	t.Cleanup(func() {
-		err := eightAtATime(n, func(i int) error {
+		err := fourAtATime(n, func(i int) error {
 			if ids[i] == "" {
 				return nil
 			}
@@ -98,7 +98,7 @@ func startKernels(t *testing.T, s *target, n int) []string {
 			t.Errorf("cannot shut the kernels down: %v", err)
 		}
 	})
-	if err := eightAtATime(n, func(i int) (err error) {
+	if err := fourAtATime(n, func(i int) (err error) {
 		ids[i], err = s.CreateKernel()
 		return err
 	}); err != nil {
@@ -130,7 +130,7 @@ func TestManySocketsOnOneGateway(t *testing.T) {
 		}
 	}()
 	dialer := websocket.Dialer{Subprotocols: []string{probe.Subprotocol}, HandshakeTimeout: probe.Patience, ReadBufferSize: 1 << 10, WriteBufferSize: 1 << 10}
-	err = eightAtATime(n, func(i int) error {
+	err = fourAtATime(n, func(i int) error {
 		url := "ws" + strings.TrimPrefix(s.Base, "http") + "api/kernels/" + ids[i%kernels] + "/channels?session_id=" + probe.ID()
 		ws, _, err := dialer.Dial(url, http.Header{"Authorization": {"token " + s.Token}})
 		sockets[i] = ws
