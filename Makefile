@@ -55,7 +55,7 @@ soak: ## start and stop sandboxes with random writes, a thousand times (SOAK_CYC
 	@KERNELGW_SOAK_CYCLES=$(SOAK_CYCLES) go test -v -count=1 -timeout 4h -run 'Cycles|StopAndStart' ./sandboxes/agent/filesync ./contents/contentsync
 
 bench: build image frontend $(TOOLS)/runsc clients ## measure against a stock jupyter_server, write docs/performance.md
-	@scripts/setup-clients.sh s3contents
+	@scripts/setup-clients.sh s3contents kernel_gateway
 	go run ./bench -o docs/performance.md
 
 clean: ## remove bin; .cache stays (remove it by hand to start from nothing)

@@ -703,7 +703,7 @@ func TestAMessageOverTheLimitClosesWith1009(t *testing.T) {
 	g.kernels.set(func(f *fakeKernels) { f.agent = endpoint })
 	ws := g.open(kernel)
 	_ = ws.WriteMessage(websocket.BinaryMessage, make([]byte, 2<<20))
-	if code, reason, _ := closing(t, ws); code != 1009 || reason == "" {
+	if code, reason, _ := closing(t, ws); code != 1009 || !strings.Contains(reason, "1 MiB (max_message)") {
 		t.Errorf("closed with %d %q", code, reason)
 	}
 }

@@ -160,7 +160,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
 		Policies: chosen, Secrets: kept,
 		Files: handlers, IsDirectory: isDirectory(files), Usage: files.Usage, Events: events, Frontend: pages, FrontendMissing: missing,
-		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
+		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken, AdminToken: c.AdminToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
 		TrustedProxies: proxies, Shutdown: shutdown,
