@@ -17,6 +17,9 @@ import (
 // throughNginx lays a way to a gateway of its own.
 func throughNginx(t *testing.T, patient bool) (*servers.Way, *servers.Process) {
 	t.Helper()
+	if servers.Driver() != "process" {
+		t.Skip("it runs with the driver process: nothing of it depends on the driver")
+	}
 	p := gateway(t)
 	way, err := servers.ThroughNginx(t.Context(), p, patient)
 	if errors.Is(err, servers.ErrNoNginx) {
