@@ -186,3 +186,19 @@ func TestNginxSaysThatAGatewayIsAway(t *testing.T) {
 		t.Errorf("stdout is %q", got)
 	}
 }
+
+// A call that is silent for longer than nginx waits goes on, and is asked for again.
+func TestNginxCutsASilentCallWhichIsAskedForAgain(t *testing.T) {
+	if os.Getenv("KERNELGW_LONG") == "" {
+		t.Skip("NOT CHECKED without KERNELGW_LONG=1: a call that is silent for over a minute")
+	}
+	t.Parallel()
+	s := throughNginx(t, true)
+	k := s.StartKernel(t)
+	call := map[string]any{"id": probe.ID(), "code": "import time; time.sleep(65); print('once')"}
+	s.Do(t, "POST", "v1/sessions/"+k.ID+"/execute", call).Want(t, 503)
+	answer := s.Do(t, "POST", "v1/sessions/"+k.ID+"/execute", call).Want(t, 200).Object(t)
+	if answer["execution_count"] != 1.0 || !strings.Contains(fmt.Sprint(answer["outputs"]), "once") {
+		t.Errorf("it answers %v", answer)
+	}
+}
