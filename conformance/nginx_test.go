@@ -77,15 +77,16 @@ func TestNginxAndFaultsLoseNoLine(t *testing.T) {
 	session := probe.ID()
 	w := s.Dial(t, x.Kernel.ID, probe.Dialing{Session: session})
 	w.Run(t, "import time")
-	lines := (len(faults) + 1) * 400
-	r := &reader{id: w.Start(t, fmt.Sprintf("for i in range(%d):\n    print(i, flush=True)\n    time.sleep(0.002)", lines))}
+	lines := (len(faults) + 2) * 200
+	r := &reader{id: w.Start(t, fmt.Sprintf("for i in range(%d):\n    print(i, flush=True)\n    time.sleep(0.005)", lines))}
+	unacknowledged := 0 // what would come twice if no pong arrived
 	for _, f := range faults {
-		// Many more than may come twice: the pongs do arrive.
-		r.take(t, w, 300)
+		r.take(t, w, 200)
 		if err := f.Do(t.Context()); err != nil {
 			t.Fatalf("%s: %v", f.Name, err)
 		}
 		r.rest(w)
+		unacknowledged += len(r.stream)
 		t.Logf("%s after %d messages", f.Name, len(r.stream))
 		w = s.Dial(t, x.Kernel.ID, probe.Dialing{Session: session})
 	}
@@ -94,10 +95,10 @@ func TestNginxAndFaultsLoseNoLine(t *testing.T) {
 	if problem != "" {
 		t.Error(problem)
 	}
-	if twice > len(faults)*128 {
-		t.Errorf("%d messages came twice in %d breaks", twice, len(faults))
-	}
 	t.Logf("%d messages came twice in %d breaks", twice, len(faults))
+	if twice > unacknowledged/4 {
+		t.Errorf("without any acknowledgement it would be %d", unacknowledged)
+	}
 	await(t, followers, fmt.Sprintf("\n%d\n", lines-1))
 	s.Do(t, "DELETE", "api/sessions/"+x.ID, nil).Want(t, 204)
 	checkFollowers(t, followers, "", lines)

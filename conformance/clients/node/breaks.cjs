@@ -37,4 +37,5 @@ async function main(lines) {
   kernelManager.dispose();
 }
 
+setTimeout(() => { say('failed', { error: 'it is not done after five minutes' }); process.exit(1); }, 300_000);
 main(Number(process.argv[2])).then(() => process.exit(0), error => { say('failed', { error: String(error.stack || error) }); process.exit(1); });
