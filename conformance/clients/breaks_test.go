@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -39,12 +40,15 @@ func throughNginx(t *testing.T, patient bool) (*servers.Way, *servers.Process) {
 	return way, p
 }
 
-// breaks lets faults happen while a client prints, 200 lines apart.
+// apart is how many lines are printed between faults.
+const apart = 100
+
+// breaks lets faults happen while a client prints.
 func breaks(t *testing.T, s *script, faults []servers.Fault) {
 	t.Helper()
 	for i, f := range faults {
 		n := 0.0
-		for n < float64(i+1)*200 {
+		for n < float64((i+1)*apart) {
 			n = s.event(t, "lines")["n"].(float64)
 		}
 		if err := f.Do(t.Context()); err != nil {
@@ -59,7 +63,7 @@ func breaks(t *testing.T, s *script, faults []servers.Fault) {
 func TestJupyterLabServicesThroughBreaks(t *testing.T) {
 	way, _ := throughNginx(t, false)
 	faults := way.Faults()
-	lines := (len(faults) + 2) * 200
+	lines := (len(faults) + 2) * apart
 	s := run(t, []string{"KERNELGW_URL=" + way.Base, "KERNELGW_TOKEN=" + way.Token}, "breaks.cjs", fmt.Sprint(lines))
 	breaks(t, s, faults)
 	done := s.event(t, "done")
@@ -73,10 +77,10 @@ func TestJupyterLabServicesThroughBreaks(t *testing.T) {
 	if problem != "" {
 		t.Error(problem)
 	}
-	if twice > len(faults)*128 {
-		t.Errorf("%d messages came twice in %d breaks", twice, len(faults))
-	}
 	t.Logf("%d of %d messages came twice in %d breaks", twice, len(stream), len(faults))
+	if all := apart * len(faults) * (len(faults) + 1) / 2; twice > all/2 {
+		t.Errorf("without any acknowledgement it would be %d", all)
+	}
 	if done["reply"] != "ok" {
 		t.Errorf("the cell's reply is %v", done["reply"])
 	}
@@ -114,7 +118,7 @@ func TestReconnectingNotebookThroughBreaks(t *testing.T) {
 	t.Parallel()
 	way, _ := throughNginx(t, false)
 	faults := way.Faults()
-	lines := (len(faults) + 2) * 200
+	lines := (len(faults) + 2) * apart
 	s := nbclient(t, way, "reconnecting.ReconnectingKernelManager", lines)
 	breaks(t, s, faults)
 	text := s.event(t, "done")["text"].(string)
@@ -133,7 +137,7 @@ func TestStockNotebookThroughStallsAndReloads(t *testing.T) {
 	for range 2 {
 		faults = append(faults, servers.Fault{Name: "the network stalls", Do: way.Stall}, servers.Fault{Name: "nginx reloads", Do: way.Reload})
 	}
-	const lines = 1200
+	lines := (len(faults) + 2) * apart
 	s := nbclient(t, way, stockManager, lines)
 	breaks(t, s, faults)
 	text := s.event(t, "done")["text"].(string)
@@ -143,24 +147,26 @@ func TestStockNotebookThroughStallsAndReloads(t *testing.T) {
 	}
 }
 
-// givesUp wants nbclient with the stock manager to fail at a fault, and not to hang.
-func givesUp(t *testing.T, way *servers.Way, f servers.Fault) {
+// givesUp runs nbclient with the stock manager into a fault, which it must not hang
+// at, and returns its error.
+func givesUp(t *testing.T, way *servers.Way, f servers.Fault) string {
 	t.Helper()
 	s := nbclient(t, way, stockManager, 100_000)
 	breaks(t, s, []servers.Fault{f})
 	gave := s.event(t, "gave up")
 	s.done(t)
-	if !strings.Contains(fmt.Sprint(gave["error"]), "Response router had finished") {
-		t.Errorf("it says %v", gave["error"])
-	}
 	t.Logf("it gave up after %.1f s: %v", gave["after"], gave["error"])
+	return gave["error"].(string)
 }
 
 // What ends the one connection fails the notebook, which takes its kernel with it.
 func TestStockNotebookFailsWhenItsConnectionBreaks(t *testing.T) {
 	t.Parallel()
 	way, p := throughNginx(t, false)
-	givesUp(t, way, servers.Fault{Name: "the network resets the connection", Do: way.Cut})
+	text := givesUp(t, way, servers.Fault{Name: "the network resets the connection", Do: way.Cut})
+	if !strings.Contains(text, "Response router had finished") {
+		t.Errorf("it says %s", text)
+	}
 	for deadline := time.Now().Add(probe.Patience); ; time.Sleep(50 * time.Millisecond) {
 		ids, err := p.KernelIDs()
 		if err == nil && len(ids) == 0 {
@@ -172,8 +178,12 @@ func TestStockNotebookFailsWhenItsConnectionBreaks(t *testing.T) {
 	}
 }
 
-// A drain is no better for it: it does not come back after 1012 either.
+// A drain is no better for it: it does not come back after 1012 either. What it says
+// depends on whether the gateway is there again.
 func TestStockNotebookFailsWhenTheGatewayDrains(t *testing.T) {
+	if os.Getenv("KERNELGW_LONG") == "" {
+		t.Skip("NOT CHECKED without KERNELGW_LONG=1: a stock notebook and a drain")
+	}
 	t.Parallel()
 	way, p := throughNginx(t, false)
 	givesUp(t, way, servers.Fault{Name: "the gateway stops, and is started again", Do: func(ctx context.Context) error {

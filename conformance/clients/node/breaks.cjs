@@ -26,7 +26,7 @@ async function main(lines) {
     if (header.msg_type !== 'stream') return;
     stream.push([header.msg_id, content.text]);
     seen.add(header.msg_id);
-    if (seen.size % 100 === 0) say('lines', { n: seen.size });
+    if (seen.size % 50 === 0) say('lines', { n: seen.size });
   };
   const reply = await future.done;
   say('done', { stream, reply: reply.content.status });

@@ -32,7 +32,7 @@ class Telling(NotebookClient):
         added = msg["content"].get("text", "").count("\n")
         self.lines += added
         self.last = time.monotonic()
-        if self.lines % 100 < added:
+        if self.lines % 50 < added:
             say("lines", n=self.lines)
         return super().output(outs, msg, display_id, cell_index)
 
