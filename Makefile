@@ -31,9 +31,10 @@ run: build image frontend $(TOOLS)/runsc ## install what is missing, start the g
 tools: ## install what checks and tests need into .cache
 	@scripts/setup-tools.sh
 
-clients: ## install the real clients, a browser and the stock servers for the tests into .cache
+clients: ## install the real clients, a browser, nginx and the stock servers for the tests into .cache
 	@scripts/setup-clients.sh
 	@scripts/setup-chromium.sh
+	@scripts/setup-nginx.sh
 
 check: tools ## formatters, linters, import rules, generated docs, known vulnerabilities
 	@scripts/check.sh
