@@ -47,9 +47,10 @@ var layers = []layer{
 	{packages: "sandboxes", stdlib: true, why: "the contract of drivers needs nobody"},
 	{packages: "sandboxes/agentapi", ours: []string{"jupyter"}, why: "the agent's contract is shared by the agent and the gateway, and drags in neither"},
 	{packages: "sandboxes/agent/eventlog", why: "the event log holds bytes and numbers"},
+	{packages: "sandboxes/agent/outputlog", ours: []string{"sandboxes/agentapi"}, why: "what is printed is text in parts, whoever printed it and wherever it goes"},
 	{packages: "sandboxes/agent/terminal", why: "terminals know shells and WebSockets, and nothing of the agent"},
 	{
-		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/outputs", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
+		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/outputs", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/outputlog", "sandboxes/agent/terminal"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/statedir", ours: []string{"sandboxes"}, why: "what a driver keeps on disk does not depend on what it makes"},
