@@ -75,7 +75,7 @@ var layers = []layer{
 
 	{
 		packages: "kernelgw", ours: []string{
-			"contents", "contents/contentsync", "frontend-config",
+			"contents", "contents/contentsync", "frontend-config", "kernelgw/outputlog",
 			"auth", "jupyter", "jupyter/kernelspec", "jupyter/rest", "jupyter/wsproto", "sandboxes", "sandboxes/agentapi",
 			"kernelgw/kernels", "kernelgw/policies", "kernelgw/registry", "kernelgw/secrets", "kernelgw/splice", "kernelgw/telemetry",
 		},
@@ -83,10 +83,11 @@ var layers = []layer{
 	},
 	{
 		packages: "kernelgw/kernels", ours: []string{
-			"jupyter", "jupyter/kernelspec", "sandboxes", "sandboxes/agentapi", "kernelgw/registry", "kernelgw/telemetry",
+			"jupyter", "jupyter/kernelspec", "sandboxes", "sandboxes/agentapi", "kernelgw/outputlog", "kernelgw/registry", "kernelgw/telemetry",
 		},
 		tests: []string{"..."}, why: "the life of kernels knows contracts; implementations are chosen in cmd, and HTTP routes are above it",
 	},
+	{packages: "kernelgw/outputlog", tests: []string{"contents/..."}, why: "what was printed is kept without knowing who printed it, who reads it, or where objects are"},
 	{packages: "kernelgw/hosts", tests: []string{"sandboxes", "sandboxes/netpolicy/egress"}, why: "a pattern of host names means the same to whoever uses it"},
 	{packages: "kernelgw/policies", ours: []string{"kernelgw/hosts", "kernelgw/registry", "sandboxes"}, tests: []string{"..."}, why: "what a workspace may do is decided without knowing what it does"},
 	{packages: "kernelgw/secrets", ours: []string{"kernelgw/hosts", "kernelgw/registry"}, tests: []string{"..."}, why: "a secret is kept apart from all that could tell it"},

@@ -17,6 +17,7 @@ import (
 
 	"kernelgw/jupyter"
 	"kernelgw/jupyter/kernelspec"
+	"kernelgw/kernelgw/outputlog"
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/agentapi"
 )
@@ -127,6 +128,10 @@ func (m *Manager) provision(ctx context.Context, k *kernel, policy Policy, spec 
 	r.Sandbox = r.sandboxID()
 	r.Dead, r.DeadAt, r.Reason = false, time.Time{}, ""
 	r.Policy = &policy
+	r.Run = ""
+	if m.o.OutputLogs != nil && !r.isTerminals() {
+		r.Run = outputlog.NewRun(time.Now(), r.Sandbox)
+	}
 	sandbox, err := m.sandboxSpec(ctx, r, spec)
 	if err != nil {
 		return nil, err
@@ -196,7 +201,10 @@ func (m *Manager) agentConfig(ctx context.Context, r record, spec sandboxes.Kern
 		return c, fmt.Errorf("%w: kernelspec %s: %w", ErrUnknownSpec, spec.Name, err)
 	}
 	c.KernelID, c.KernelName, c.Spec, c.ResourceDir = r.ID, r.Name, parsed, spec.Dir
-	c.Cwd, c.MaxMessageBytes = r.Cwd, m.o.MaxMessageBytes
+	c.Cwd, c.MaxMessageBytes, c.Caps = r.Cwd, m.o.MaxMessageBytes, m.o.Caps
+	if r.Run != "" {
+		c.OutputLog = &agentapi.OutputLogConfig{Place: "/v1/sessions/" + r.ID + "/logs"}
+	}
 	return c, nil
 }
 

@@ -34,6 +34,9 @@ type Agent struct {
 	collecting sync.Mutex   // held while outputs are collected: once at a time
 	watched    atomic.Int64 // unix nanoseconds: when somebody was last told a status by a watch
 
+	sealing sync.Mutex // held while a part of output is made because somebody asked
+	sealed  time.Time  // guarded by sealing: when that was
+
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
 }

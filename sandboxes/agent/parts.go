@@ -16,6 +16,8 @@ var partRoutes = []route{
 }
 
 const (
+	// sealEvery is how often those who ask for it make parts of what there is.
+	sealEvery = 5 * time.Second
 	// lastParts bounds how long the end of a kernel waits for what it has printed to
 	// be stored.
 	lastParts = 10 * time.Second
@@ -24,8 +26,18 @@ const (
 	watchedLately = watchIdle + 5*time.Second
 )
 
-func (a *Agent) postSeal(w http.ResponseWriter, _ *http.Request) {
-	a.hub.output.Seal(time.Now())
+// postSeal waits for a while after the part before, if there is anything to seal:
+// whoever asks all the time must not have all of it cut to small pieces.
+func (a *Agent) postSeal(w http.ResponseWriter, r *http.Request) {
+	if a.hub.output.Open() {
+		a.sealing.Lock()
+		defer a.sealing.Unlock()
+		if !sleep(r.Context(), sealEvery-time.Since(a.sealed)) {
+			return
+		}
+		a.hub.output.Seal(time.Now())
+		a.sealed = time.Now()
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

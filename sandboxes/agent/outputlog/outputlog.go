@@ -110,6 +110,13 @@ func (l *Log) begin(now time.Time) {
 	l.gzip.Reset(&l.packed)
 }
 
+// Open reports whether there is anything of which Seal makes a part.
+func (l *Log) Open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && (l.size > 0 || l.offset > l.told)
+}
+
 // Seal makes a part of what there is.
 func (l *Log) Seal(now time.Time) {
 	l.change(func() {
