@@ -3,6 +3,7 @@ package outputlog
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -78,9 +79,11 @@ func TestPartsHoldAllThatWasPrinted(t *testing.T) {
 	var want bytes.Buffer
 	for i := range 200 {
 		text := fmt.Sprintf("line %d äöü 🙂 \"\\\x1b[0m\n", i)
-		for range random.IntN(2000) {
-			text += fmt.Sprintf("%x", random.Uint64())
+		noise := make([]byte, random.IntN(60_000))
+		for i := range noise {
+			noise[i] = byte(random.Uint32())
 		}
+		text += base64.StdEncoding.EncodeToString(noise)
 		l.Text(quoted(t, text), time.Now())
 		want.WriteString(text)
 	}
