@@ -7,89 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"kernelgw/kernelgw/outputlog/outputlogtest"
 )
-
-// store is a Store in memory.
-type store struct {
-	mu   sync.Mutex
-	of   map[string]map[string]aside
-	fail error // of all calls
-}
-
-type aside struct {
-	content []byte
-	written time.Time
-}
-
-func (s *store) Workspaces(context.Context) (names []string, err error) {
-	for name := range s.of {
-		names = append(names, name)
-	}
-	return names, s.fail
-}
-
-func (s *store) CreateAside(_ context.Context, workspace, name string, content []byte) (bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of[workspace] == nil {
-		s.of[workspace] = map[string]aside{}
-	}
-	if _, there := s.of[workspace][name]; there || s.fail != nil {
-		return false, s.fail
-	}
-	s.of[workspace][name] = aside{bytes.Clone(content), time.Now()}
-	return true, nil
-}
-
-func (s *store) OpenAside(_ context.Context, workspace, name string) (io.ReadCloser, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a, there := s.of[workspace][name]
-	switch {
-	case s.fail != nil:
-		return nil, s.fail
-	case !there:
-		return nil, fs.ErrNotExist
-	}
-	return io.NopCloser(bytes.NewReader(a.content)), nil
-}
-
-func (s *store) EachAside(_ context.Context, workspace, prefix string, each func(string, int64, time.Time) error) error {
-	for _, name := range s.names(workspace, prefix) {
-		a := s.of[workspace][name]
-		if err := each(name, int64(len(a.content)), a.written); err != nil {
-			return err
-		}
-	}
-	return s.fail
-}
-
-func (s *store) PruneAsides(_ context.Context, workspace, prefix string, drop func(string, int64, time.Time) bool) error {
-	for _, name := range s.names(workspace, prefix) {
-		if a := s.of[workspace][name]; drop(name, int64(len(a.content)), a.written) {
-			delete(s.of[workspace], name)
-		}
-	}
-	return s.fail
-}
-
-func (s *store) names(workspace, prefix string) (names []string) {
-	for name := range s.of[workspace] {
-		if strings.HasPrefix(name, prefix) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
 
 const (
 	kernel  = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -98,8 +23,8 @@ const (
 	sandbox = "k-0123456789abcdef0123456789abcdef"
 )
 
-func newLogs(change func(*Options)) (*Logs, *store) {
-	s := &store{of: map[string]map[string]aside{}}
+func newLogs(change func(*Options)) (*Logs, *outputlogtest.Store) {
+	s := outputlogtest.New()
 	o := Options{Store: s, Log: slog.New(slog.DiscardHandler), Keep: 24 * time.Hour}
 	if change != nil {
 		change(&o)
@@ -173,8 +98,8 @@ func TestAPartThatComesAgainIsKeptOnce(t *testing.T) {
 	for range 3 {
 		put(t, l, "w", p, "once")
 	}
-	if got := text(t, l, "w", kernel); got != "once" || len(s.of["w"]) != 2 {
-		t.Errorf("%q is kept in %d objects", got, len(s.of["w"]))
+	if got := text(t, l, "w", kernel); got != "once" || len(s.Names("w", "")) != 2 {
+		t.Errorf("%q is kept in %d objects", got, len(s.Names("w", "")))
 	}
 	if used := l.workspaces["w"].bytes; used != leastCharge {
 		t.Errorf("it counts %d bytes", used)
@@ -199,8 +124,8 @@ func TestWhatCannotBeAPartIsRefused(t *testing.T) {
 			t.Errorf("%+v is kept", p)
 		}
 	}
-	if len(s.of["w"]) > 0 {
-		t.Errorf("%d objects are kept", len(s.of["w"]))
+	if len(s.Names("w", "")) > 0 {
+		t.Errorf("%d objects are kept", len(s.Names("w", "")))
 	}
 }
 
@@ -212,10 +137,9 @@ func TestTextSaysWhereSomeIsMissing(t *testing.T) {
 	put(t, l, "w", Part{Log: kernel, Run: run, Number: 5, From: 110}, "c\n")
 	put(t, l, "w", Part{Log: kernel, Run: run, Number: 6, From: 112}, "not a file")
 	put(t, l, "w", Part{Log: kernel, Run: run, Number: 7, From: 125}, "") // says what is missing at the end
-	for name, a := range s.of["w"] {
+	for _, name := range s.Names("w", "p/") {
 		if strings.Contains(name, "-00000006-") {
-			a.content = []byte("garbage")
-			s.of["w"][name] = a
+			s.Change("w", name, []byte("garbage"))
 		}
 	}
 	missing := func(n int) string { return fmt.Sprintf("\n[%d bytes of output are missing here]\n", n) }
@@ -227,9 +151,9 @@ func TestTextSaysWhereSomeIsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name := range s.of["w"] {
+	for _, name := range s.Names("w", "p/") {
 		if strings.Contains(name, "-00000004-") {
-			delete(s.of["w"], name) // by a sweep meanwhile
+			s.Change("w", name, nil) // by a sweep meanwhile
 		}
 	}
 	var b strings.Builder
@@ -253,17 +177,17 @@ func TestAStorageThatFailsIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.fail = errors.New("no storage")
+	s.Fail = errors.New("no storage")
 	p.Number, p.Begun = 2, time.UnixMilli(0)
 	_, listed := l.Parts(t.Context(), "w", kernel)
 	for what, err := range map[string]error{
 		"put": l.Put(t.Context(), "w", p, nil, nil), "list": listed, "read": l.WriteText(t.Context(), io.Discard, "w", parts), "sweep": l.Sweep(t.Context()),
 	} {
-		if !errors.Is(err, s.fail) {
+		if !errors.Is(err, s.Fail) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	s.fail = nil
+	s.Fail = nil
 	put(t, l, "w", p, "x")
 }
 
@@ -286,8 +210,8 @@ func TestOldOutputIsRemoved(t *testing.T) {
 		if got := text(t, l, "w", session); got != "\n[4 bytes of output are missing here]\nnew" {
 			t.Errorf("what is kept is %q", got)
 		}
-		if len(s.of["w"]) != 2 {
-			t.Errorf("%d objects are kept, want a part and a name", len(s.of["w"]))
+		if len(s.Names("w", "")) != 2 {
+			t.Errorf("%d objects are kept, want a part and a name", len(s.Names("w", "")))
 		}
 		// A name that was removed is there again with the next part.
 		put(t, l, "w", Part{Log: other, Run: run, Number: 2, From: 5}, "again")
@@ -304,7 +228,7 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 	put(t, l, "w", Part{Log: other, Run: run, Number: 1}, "small")
 	for i := range int64(500) {
 		put(t, l, "w", Part{Log: kernel, Run: run, Number: 1 + i, From: i}, "x")
-		if used := int64(len(s.of["w"])-2) * leastCharge; used > most { // and two names
+		if used := int64(len(s.Names("w", ""))-2) * leastCharge; used > most { // and two names
 			t.Fatalf("%d bytes are kept, of %d", used, most)
 		}
 	}
@@ -320,7 +244,7 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 	for i := range int64(20) {
 		put(t, l, "w", Part{Log: kernel, Run: run, Number: 501 + i, From: 500 + i}, "x")
 	}
-	if used := int64(len(s.of["w"])-2) * leastCharge; used > most {
+	if used := int64(len(s.Names("w", ""))-2) * leastCharge; used > most {
 		t.Errorf("%d bytes are kept, of %d", used, most)
 	}
 }
