@@ -70,7 +70,8 @@ func whereText(log *agentapi.OutputLogConfig) string {
 }
 
 // take reports whether an iopub message is past a budget. Before it returns it tells
-// of the run that the message ends.
+// of the run that the message ends. Of a stream's text that does not fit it leaves what
+// does.
 func (c *caps) take(k kind, m *jupyter.Message, cell string) (past bool) {
 	if c.limits == (agentapi.OutputCaps{}) {
 		return false
@@ -83,33 +84,55 @@ func (c *caps) take(k kind, m *jupyter.Message, cell string) (past bool) {
 		}
 		return false
 	}
+	size := shownSize(m)
+	of := c.cell(cell, m)
+	if why := c.over(of, k, m, size); why != "" {
+		of.drop(size, why)
+		return true
+	}
+	c.end(of)
+	if k != kindStream || c.limits.CellBytes == 0 || of.id == "" || of.shown <= c.limits.CellBytes {
+		return false
+	}
+	if cut := cutText(m, size-(of.shown-c.limits.CellBytes)); cut > 0 {
+		of.shown = c.limits.CellBytes
+		of.drop(cut, c.pastCell())
+	}
+	return false
+}
+
+// shownSize is what a message counts.
+func shownSize(m *jupyter.Message) int64 {
 	size := int64(len(m.Content))
 	for _, b := range m.Buffers {
 		size += int64(len(b))
 	}
-	of := c.cell(cell, m)
-	why := c.over(of, k, m, size)
-	if why == "" {
-		c.end(of)
-		return false
-	}
+	return size
+}
+
+// drop adds to a run.
+func (of *cellCap) drop(size int64, why string) {
 	if of.messages == 0 {
 		of.why, of.told, of.patience = why, time.Now(), capFirst
 	}
 	of.messages++
 	of.bytes += uint64(size)
-	return true
+}
+
+func (c *caps) pastCell() string {
+	return "past the " + bytesText(c.limits.CellBytes) + " that a cell may show (output_cell)"
 }
 
 // over takes a message of so many bytes from the budgets, or returns which one it is
-// past: what begins within a budget is let through. It needs the lock.
+// past: what begins within a budget is let through, and takes the rest of it. It needs
+// the lock.
 func (c *caps) over(of *cellCap, k kind, m *jupyter.Message, size int64) (why string) {
 	clears := k == kindDisplay && isType(m, `"clear_output"`)
 	adds := !clears && !(k == kindDisplay && isType(m, `"update_display_data"`)) // which is in the place of something
 	most := c.limits.CellBytes
 	switch {
 	case most > 0 && adds && of.id != "" && of.shown >= most:
-		return "past the " + bytesText(most) + " that a cell may show (output_cell)"
+		return c.pastCell()
 	case !c.spend(size, time.Now()):
 		return "past the " + bytesText(c.limits.SecondBytes) + " that a kernel may show in a second (output_second)"
 	case clears:

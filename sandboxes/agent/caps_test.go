@@ -243,7 +243,7 @@ func TestInputIsAskedBehindWhatWasDropped(t *testing.T) {
 	h.fromKernel(asked, nil)
 	var at eventlog.Position
 	steps := h.events.Follow(&at, eventlog.Public, 10, 1<<20, nil)
-	if len(steps) != 2 || !strings.Contains(string(steps[1].Entry.Value.message().Content), "output truncated: 2 messages") {
+	if len(steps) != 2 || !strings.Contains(string(steps[1].Entry.Value.message().Content), "output truncated: 3 messages") {
 		t.Errorf("the log has %d messages, want output and a marker", len(steps))
 	}
 }
