@@ -130,7 +130,9 @@ func TestALogThatLacksWhatWasPrintedLastSaysSo(t *testing.T) {
 	if r := g.want(g.ada("GET", at, ""), 200); !strings.Contains(r.body, `"current":false`) {
 		t.Errorf("the list is %s", r.body)
 	}
-	g.kernels.set(func(f *fakeKernels) { f.printed = func(string) error { return fmt.Errorf("%w: adopting", kernels.ErrNotReady) } })
+	g.kernels.set(func(f *fakeKernels) {
+		f.printed = func(string) error { return fmt.Errorf("%w: adopting", kernels.ErrNotReady) }
+	})
 	g.want(g.ada("GET", at, ""), 503)
 	g.kernels.set(func(f *fakeKernels) { f.printed = nil })
 	store.Fail = errors.New("no storage")

@@ -11,10 +11,12 @@ import (
 
 // OutputConfig says how much kernels may show, and what is kept of what they print.
 type OutputConfig struct {
-	OutputCell   ByteSize      `help:"Bytes of streams and display data that one cell may show. What is past it is dropped, with a mark in its place. 0 means no limit." default:"64MiB"`
-	OutputSecond ByteSize      `help:"Bytes of them that a kernel may show in a second, on the average of ten. What is past it is dropped, with a mark in its place. 0 means no limit." default:"32MiB"`
-	KeepOutput   time.Duration `help:"How long all that kernels print is kept, for GET v1/sessions/ID/logs, also what is past those limits. 0 keeps none." default:"168h"`
-	MaxOutputLog ByteSize      `help:"Bytes of it, compressed, that are kept of one workspace: over it the oldest of the session that has most goes. 0 means no limit. It does not count in quota." default:"1GiB"`
+	OutputCell      ByteSize      `help:"Bytes of streams and display data that one cell may show. What is past it is dropped, with a mark in its place. 0 means no limit." default:"64MiB"`
+	OutputSecond    ByteSize      `help:"Bytes of them that a kernel may show in a second, on the average of ten. What is past it is dropped, with a mark in its place. 0 means no limit." default:"32MiB"`
+	MaxOutputCell   ByteSize      `help:"Most that the members of a workspace may choose for output_cell; 0 means output_cell." default:"0"`
+	MaxOutputSecond ByteSize      `help:"Most that they may choose for output_second; 0 means output_second." default:"0"`
+	KeepOutput      time.Duration `help:"How long all that kernels print is kept, for GET v1/sessions/ID/logs, also what is past those limits. 0 keeps none." default:"168h"`
+	MaxOutputLog    ByteSize      `help:"Bytes of it, compressed, that are kept of one workspace: over it the oldest of the session that has most goes. 0 means no limit. It does not count in quota." default:"1GiB"`
 }
 
 // leastOutputLog has room for some parts.
