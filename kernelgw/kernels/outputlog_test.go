@@ -27,7 +27,6 @@ type shelf struct {
 	named map[string]bool   // sessions
 	puts  int
 	fails int // so many times
-	put   func()
 }
 
 func newShelf() *shelf { return &shelf{parts: map[string]string{}, named: map[string]bool{}} }
@@ -175,7 +174,10 @@ func TestWhatIsPrintedIsStoredPartByPart(t *testing.T) {
 	p.stored(t, s, "abc")
 	p.print("d")
 	p.stored(t, s, "abcd")
-	if !s.named[x.ID] {
+	s.mu.Lock()
+	named := s.named[x.ID]
+	s.mu.Unlock()
+	if !named {
 		t.Error("the log is not that of the session")
 	}
 	var config agentapi.Config
@@ -195,6 +197,8 @@ func TestALostAcknowledgementStoresNothingTwice(t *testing.T) {
 	p.mu.Unlock()
 	p.print("ab")
 	p.stored(t, s, "ab")
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.puts != 3 {
 		t.Errorf("%d attempts, want 3", s.puts)
 	}
@@ -241,7 +245,9 @@ func TestWhatWasPrintedLastIsStoredWhenSomebodyAsks(t *testing.T) {
 			t.Errorf("of workspace %s kernel %s: %v", at[0], at[1], err)
 		}
 	}
+	s.mu.Lock()
 	s.fails = 1
+	s.mu.Unlock()
 	p.mu.Lock()
 	p.sealed = "y"
 	p.mu.Unlock()

@@ -88,7 +88,6 @@ const (
 
 var (
 	validID  = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	validRun = regexp.MustCompile(`^[0-9]{8}t[0-9]{9}[0-9a-f]{8}$`)
 	partName = regexp.MustCompile(`^p/([0-9a-f-]{36})/([0-9]{8}t[0-9]{9}[0-9a-f]{8})-([0-9]{8})-([0-9]{1,16})-([0-9]{1,16})-([0-9]{1,16})$`)
 )
 
