@@ -39,7 +39,9 @@ const (
 
 // Log is safe for concurrent use. Make one with New.
 type Log struct {
-	o Options // set at construction
+	// set at construction
+	o    Options
+	most int64 // bytes of text in a part
 
 	mu         sync.Mutex
 	dir        string // "" before the first part
@@ -58,7 +60,7 @@ type Log struct {
 }
 
 // New makes a Log that holds nothing.
-func New(o Options) *Log { return &Log{o: o} }
+func New(o Options) *Log { return &Log{o: o, most: agentapi.OutputPartBytes} }
 
 // Text takes a text that was printed, as a JSON string with its quotes. What is no
 // such string is taken as far as it is one.
@@ -94,7 +96,7 @@ func (l *Log) write(text []byte, now time.Time) {
 	}
 	_, _ = l.gzip.Write(text) // to memory
 	l.size += int64(len(text))
-	if l.packed.Len() >= agentapi.OutputPartSize || l.size > agentapi.OutputPartBytes-2*piece {
+	if l.packed.Len() >= agentapi.OutputPartSize || l.size > l.most-2*piece {
 		l.seal()
 	}
 }

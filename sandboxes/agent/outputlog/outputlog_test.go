@@ -107,12 +107,18 @@ func TestPartsHoldAllThatWasPrinted(t *testing.T) {
 
 func TestTextThatCompressesWellMakesBoundedParts(t *testing.T) {
 	l, _ := newLog(t, 1<<30)
-	raw := append(append([]byte{'"'}, bytes.Repeat([]byte("0"), 70<<20)...), '"')
+	l.most = 1 << 20
+	raw := append(append([]byte{'"'}, bytes.Repeat([]byte("0"), 3<<20)...), '"')
 	l.Text(raw, time.Now())
 	l.Seal(time.Now())
 	text, parts := drain(t, l)
-	if len(text) != 70<<20 || len(parts) != 2 {
+	if len(text) != 3<<20 || len(parts) != 4 {
 		t.Errorf("%d bytes came in %d parts", len(text), len(parts))
+	}
+	for _, p := range parts {
+		if p.Bytes > l.most {
+			t.Errorf("part %+v is of more than %d bytes", p, l.most)
+		}
 	}
 }
 
