@@ -141,7 +141,10 @@ func Routes() []Route {
 		row(http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady),
 		row(get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics),
 	}
-	for _, more := range [][]Route{fileRoutes(), convertRoutes(), policyRoutes(), secretRoutes(), outputRoutes(), frontendRoutes(), homeRoutes(), executeRoutes(), profileRoutes()} {
+	for _, more := range [][]Route{
+		fileRoutes(), convertRoutes(), policyRoutes(), secretRoutes(), outputRoutes(), logRoutes(), frontendRoutes(), homeRoutes(), executeRoutes(),
+		profileRoutes(),
+	} {
 		table = append(table, more...)
 	}
 	return append(table, preflights(table)...)

@@ -62,6 +62,7 @@ type Config struct {
 	IsolationConfig
 	ImagePolicyConfig
 	StorageConfig
+	OutputConfig
 	FrontendConfig
 
 	MaxMessage     ByteSize      `help:"Largest message over a kernel WebSocket." default:"100MiB"`
@@ -187,6 +188,9 @@ func (c *Config) validate() error {
 		return err
 	}
 	if err := c.StorageConfig.validate(); err != nil {
+		return err
+	}
+	if err := c.OutputConfig.validate(); err != nil {
 		return err
 	}
 	if err := c.FrontendConfig.validate(); err != nil {
