@@ -98,8 +98,8 @@ func throughBreaks(t *testing.T, b *tab, way *servers.Way, faults []servers.Faul
 	)).Want(t, 201)
 	working := b.another(t)
 	working.goTo(t, way.Base+"lab/tree/breaks.ipynb?token="+way.Token)
-	working.untilWithin(t, 60*time.Second, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
-	working.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	working.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
+	working.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	kernel := theKernel(t, &way.Server).ID
 	working.menu(t, "Run", "runmenu:run-all", "")
 	for i, f := range faults {
@@ -127,7 +127,7 @@ func throughBreaks(t *testing.T, b *tab, way *servers.Way, faults []servers.Faul
 	})
 
 	b.goTo(t, way.Base+"lab/workspaces/again/tree/breaks.ipynb")
-	b.untilWithin(t, 60*time.Second, "the notebook", `document.querySelectorAll('.jp-CodeCell').length === 2`)
+	b.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelectorAll('.jp-CodeCell').length === 2`)
 	b.until(t, "the end of the output", fmt.Sprintf(`%s.includes('more %d\n')`, outputOf(1), 100+after-1))
 	lossless(t, "the page that was opened again, first cell", eval[string](t, b, outputOf(0)), "line", lines)
 	lossless(t, "the page that was opened again, second cell", eval[string](t, b, outputOf(1)), "more", 100+after)

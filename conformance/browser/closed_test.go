@@ -58,10 +58,10 @@ func closesATab(t *testing.T, b *tab, p *servers.Process) {
 
 	working := b.another(t)
 	working.goTo(t, p.Base+"lab/workspaces/working/tree/closed.ipynb")
-	working.untilWithin(t, 60*time.Second, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
-	working.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	working.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
+	working.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	working.menu(t, "Run", "runmenu:run-all", "")
-	working.untilWithin(t, 60*time.Second, "output", outputs+`.includes('line 5')`)
+	working.untilWithin(t, 3*time.Minute, "output", outputs+`.includes('line 5')`)
 	working.picture(t, "before-the-tab-is-closed")
 	if _, err := chromedp.Call(working.ctx, page.Close, cdp.Empty{}); err != nil {
 		t.Fatal(err)
@@ -78,14 +78,14 @@ func closesATab(t *testing.T, b *tab, p *servers.Process) {
 
 	again := b.another(t)
 	again.goTo(t, p.Base+"lab/workspaces/again/tree/closed.ipynb")
-	again.untilWithin(t, 60*time.Second, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
+	again.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
 	again.sees(t, "the end")
 	again.sees(t, "quick 2") // it ended before the tab was closed, and was not saved
 	again.until(t, "every line once", fmt.Sprintf(
 		`(all => Array.from({length: %d}, (_, i) => all.filter(l => l === 'line ' + i).length).every(n => n === 1))(%s.split('\n'))`, longLines, outputs))
 	again.until(t, "the picture", `Array.from(document.querySelectorAll('.jp-OutputArea-output img')).filter(i => i.complete && i.naturalWidth > 200).length === 1`)
 	again.until(t, "the number of the cell", find(".jp-InputPrompt", "[2]:"))
-	again.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	again.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	again.picture(t, "opened-again")
 
 	again.run(t, "print('and', 'on')", "and on")
