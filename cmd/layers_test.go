@@ -47,9 +47,10 @@ var layers = []layer{
 	{packages: "sandboxes", stdlib: true, why: "the contract of drivers needs nobody"},
 	{packages: "sandboxes/agentapi", ours: []string{"jupyter"}, why: "the agent's contract is shared by the agent and the gateway, and drags in neither"},
 	{packages: "sandboxes/agent/eventlog", why: "the event log holds bytes and numbers"},
+	{packages: "sandboxes/agent/outputlog", ours: []string{"sandboxes/agentapi"}, why: "what is printed is text in parts, whoever printed it and wherever it goes"},
 	{packages: "sandboxes/agent/terminal", why: "terminals know shells and WebSockets, and nothing of the agent"},
 	{
-		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/outputs", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/terminal"},
+		packages: "sandboxes/agent", ours: []string{"jupyter", "jupyter/outputs", "jupyter/wsproto", "jupyter/zmq", "sandboxes/agentapi", "sandboxes/agent/eventlog", "sandboxes/agent/filesync", "sandboxes/agent/outputlog", "sandboxes/agent/terminal"},
 		tests: []string{"jupyter/jupytertest"}, why: "the agent runs inside, and knows nothing of gateways and drivers",
 	},
 	{packages: "sandboxes/statedir", ours: []string{"sandboxes"}, why: "what a driver keeps on disk does not depend on what it makes"},
@@ -74,7 +75,7 @@ var layers = []layer{
 
 	{
 		packages: "kernelgw", ours: []string{
-			"contents", "contents/contentsync", "frontend-config",
+			"contents", "contents/contentsync", "frontend-config", "kernelgw/outputlog",
 			"auth", "jupyter", "jupyter/kernelspec", "jupyter/rest", "jupyter/wsproto", "sandboxes", "sandboxes/agentapi",
 			"kernelgw/kernels", "kernelgw/policies", "kernelgw/registry", "kernelgw/secrets", "kernelgw/splice", "kernelgw/telemetry",
 		},
@@ -82,10 +83,12 @@ var layers = []layer{
 	},
 	{
 		packages: "kernelgw/kernels", ours: []string{
-			"jupyter", "jupyter/kernelspec", "sandboxes", "sandboxes/agentapi", "kernelgw/registry", "kernelgw/telemetry",
+			"jupyter", "jupyter/kernelspec", "sandboxes", "sandboxes/agentapi", "kernelgw/outputlog", "kernelgw/registry", "kernelgw/telemetry",
 		},
 		tests: []string{"..."}, why: "the life of kernels knows contracts; implementations are chosen in cmd, and HTTP routes are above it",
 	},
+	{packages: "kernelgw/outputlog/outputlogtest", support: true, why: "the tests of whoever keeps or reads output share a store"},
+	{packages: "kernelgw/outputlog", tests: []string{"kernelgw/outputlog/outputlogtest"}, why: "what was printed is kept without knowing who printed it, who reads it, or where objects are"},
 	{packages: "kernelgw/hosts", tests: []string{"sandboxes", "sandboxes/netpolicy/egress"}, why: "a pattern of host names means the same to whoever uses it"},
 	{packages: "kernelgw/policies", ours: []string{"kernelgw/hosts", "kernelgw/registry", "sandboxes"}, tests: []string{"..."}, why: "what a workspace may do is decided without knowing what it does"},
 	{packages: "kernelgw/secrets", ours: []string{"kernelgw/hosts", "kernelgw/registry"}, tests: []string{"..."}, why: "a secret is kept apart from all that could tell it"},
@@ -97,6 +100,7 @@ var layers = []layer{
 	{packages: "kernelgw/telemetry", why: "metrics and logs are arguments to the others, and know none of them"},
 
 	{packages: "conformance/...", ours: []string{"conformance/..."}, support: true, why: "the black-box suite would share our mistakes"},
+	{packages: "bench/relay", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq"}, support: true, why: "the least that a server can be has the sockets and encodings of ours, and nothing of what is measured against it"},
 	{packages: "bench", support: true, why: "what is measured is a server, whoever wrote it"},
 	{packages: "images", why: "recipes of images are files"},
 	{packages: "docs/examples/...", stdlib: true, why: "an example is what a client of anybody's can be"},

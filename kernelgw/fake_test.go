@@ -50,6 +50,7 @@ type fakeKernels struct {
 	made     string
 	released int // contents closed
 	executor *executor
+	printed  func(kernel string) error // called by StoreOutput, when set
 
 	silent            map[string]bool // kernels whose agents do not answer Usage
 	asking, mostAsked int             // calls of Usage under way, and the most of them at once
@@ -74,6 +75,20 @@ func (f *fakeKernels) set(change func(f *fakeKernels)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change(f)
+}
+
+func (f *fakeKernels) StoreOutput(_ context.Context, workspace, id string) error {
+	f.mu.Lock()
+	k, ok := f.kernels[id]
+	printed := f.printed
+	f.mu.Unlock()
+	if !ok || k.Workspace != workspace {
+		return fmt.Errorf("%w: %s", kernels.ErrNotFound, id)
+	}
+	if printed == nil {
+		return nil
+	}
+	return printed(id)
 }
 
 func (f *fakeKernels) Ready() bool {

@@ -25,6 +25,7 @@ import (
 	"kernelgw/contents"
 	frontend "kernelgw/frontend-config"
 	"kernelgw/kernelgw/kernels"
+	"kernelgw/kernelgw/outputlog"
 	"kernelgw/kernelgw/policies"
 	"kernelgw/kernelgw/secrets"
 	"kernelgw/kernelgw/splice"
@@ -52,6 +53,7 @@ type Kernels interface {
 	UpdateSession(ctx context.Context, workspace, id string, u kernels.SessionUpdate) (kernels.Session, error)
 	DeleteSession(ctx context.Context, workspace, id string) error
 	Usage(ctx context.Context, workspace, id string) (agentapi.Usage, error)
+	StoreOutput(ctx context.Context, workspace, id string) error
 	Terminals
 	Governed
 	Converter
@@ -81,6 +83,8 @@ type Options struct {
 	// Usage returns the bytes that a workspace holds and may hold, 0 when there is
 	// no limit, for the home page; nil means that it shows none.
 	Usage func(ctx context.Context, workspace string) (used, limit int64, err error)
+	// OutputLogs are what kernels have printed; nil means that it is not kept.
+	OutputLogs *outputlog.Logs
 	// Policies are what workspaces may do, and Secrets what their kernels may use and
 	// not see; nil means that nobody can choose that, or keep them.
 	Policies *policies.Policies
@@ -99,6 +103,10 @@ type Options struct {
 	// ?token=; "" means none. The single-user owner's credentials work there,
 	// too; those of the users of a list do not: metrics tell of everyone.
 	MetricsToken string
+	// AdminToken is a token for the routes of the class auth.Admin and nothing else,
+	// as a bearer or ?token=; "" means none. The single-user owner's credentials
+	// work there, too; to the users of a list those routes are not there.
+	AdminToken string
 	// MetricsPublic serves /metrics without credentials.
 	MetricsPublic bool
 	// AllowOrigins are origins whose pages may call the server, written

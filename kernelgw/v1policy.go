@@ -56,7 +56,8 @@ type boundsModel struct {
 	Hosts   bool               `json:"hosts"` // hosts of one's own in network.allow
 	Mirrors []string           `json:"mirrors"`
 	Images  []string           `json:"images"`
-	Most    *policies.Limits   `json:"most"` // what is missing has no bound
+	Most    *policies.Limits   `json:"most"`   // what is missing has no bound
+	Output  policies.Output    `json:"output"` // of what kernels show, at most; the same
 }
 
 type enforcedModel struct {
@@ -70,7 +71,7 @@ type enforcedModel struct {
 // does not hold until they end.
 type outdatedModel struct {
 	Kernel string   `json:"kernel"`
-	Parts  []string `json:"parts"` // network, limits, image
+	Parts  []string `json:"parts"` // network, limits, image, output
 }
 
 func (s *Server) getPolicy(c *call) error {
@@ -174,7 +175,7 @@ func (s *Server) answerPolicy(c *call, kept policies.Kept, outdated []kernels.Ou
 	m := policyModel{
 		Policy: kept.Policy, Effective: modelSettings(s.o.Policies.Settle(kept.Policy)), By: kept.By,
 		Bounds: boundsModel{
-			Egress: bounds.Egress, Hosts: bounds.Hosts, Mirrors: some(bounds.Mirrors), Images: some(bounds.Images), Most: modelLimits(bounds.Most),
+			Egress: bounds.Egress, Hosts: bounds.Hosts, Mirrors: some(bounds.Mirrors), Images: some(bounds.Images), Most: modelLimits(bounds.Most), Output: bounds.Output,
 		},
 		Enforced: enforcedModel{Network: can.NetworkPolicy, Memory: can.MemoryLimit, Processes: can.ProcessLimit, Disk: can.DiskLimit},
 		Outdated: make([]outdatedModel, 0, len(outdated)),
@@ -192,7 +193,7 @@ func (s *Server) answerPolicy(c *call, kept policies.Kept, outdated []kernels.Ou
 func modelSettings(s policies.Settings) policies.Policy {
 	return policies.Policy{
 		Network: &policies.Network{Egress: s.Network.Egress, Allow: s.Network.Allow, Mirror: s.Network.Mirror},
-		Limits:  modelLimits(s.Resources), Image: s.Image,
+		Limits:  modelLimits(s.Resources), Image: s.Image, Output: &s.Output,
 	}
 }
 
@@ -207,7 +208,7 @@ func modelOutdated(o kernels.Outdated) outdatedModel {
 	for _, part := range []struct {
 		name string
 		is   bool
-	}{{"network", o.Network}, {"limits", o.Limits}, {"image", o.Image}} {
+	}{{"network", o.Network}, {"limits", o.Limits}, {"image", o.Image}, {"output", o.Output}} {
 		if part.is {
 			m.Parts = append(m.Parts, part.name)
 		}

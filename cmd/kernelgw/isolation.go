@@ -16,6 +16,7 @@ import (
 	"kernelgw/kernelgw/registry"
 	"kernelgw/kernelgw/secrets"
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
 	"kernelgw/sandboxes/netpolicy"
 	"kernelgw/sandboxes/netpolicy/egress"
 )
@@ -95,13 +96,14 @@ func openPolicies(c *Config, store registry.Store, resources sandboxes.Resources
 			CPUs: c.MaxCPUs, MemoryBytes: int64(c.MaxMemory), Processes: c.MaxProcesses, DiskBytes: int64(c.MaxDisk),
 			ShmBytes: int64(c.MaxShm), OpenFiles: c.MaxOpenFiles,
 		},
+		Output: policies.Output{CellBytes: int64(c.MaxOutputCell), SecondBytes: int64(c.MaxOutputSecond)},
 	}
 	for _, preset := range c.OfferEgress {
 		bounds.Egress = append(bounds.Egress, sandboxes.Egress(preset))
 	}
 	kept, err := policies.New(policies.Options{
 		Store: store, Bounds: bounds,
-		Default: policies.Settings{Image: c.Image, Resources: resources, Network: c.policy()},
+		Default: policies.Settings{Image: c.Image, Resources: resources, Network: c.policy(), Output: policies.Output(c.caps())},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("offer_*, max_*: %w", err)
@@ -113,7 +115,7 @@ func openPolicies(c *Config, store registry.Store, resources sandboxes.Resources
 func inForce(chosen *policies.Policies) func(context.Context, string) (kernels.Policy, error) {
 	return func(ctx context.Context, workspace string) (kernels.Policy, error) {
 		s, err := chosen.Of(ctx, workspace)
-		return kernels.Policy(s), err
+		return kernels.Policy{Image: s.Image, Resources: s.Resources, Network: s.Network, Caps: agentapi.OutputCaps(s.Output)}, err
 	}
 }
 

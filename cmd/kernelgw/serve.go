@@ -25,6 +25,7 @@ import (
 	"kernelgw/contents/s3store"
 	"kernelgw/kernelgw"
 	"kernelgw/kernelgw/kernels"
+	"kernelgw/kernelgw/outputlog"
 	"kernelgw/kernelgw/registry/file"
 	"kernelgw/kernelgw/secrets"
 	"kernelgw/kernelgw/telemetry"
@@ -133,7 +134,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		Policy: inForce(chosen), Environment: kept.Environment,
 		DefaultKernel: c.DefaultKernel, AllowedEnv: c.AllowedEnv, StartTimeout: c.StartTimeout,
 		MaxMessageBytes: int64(c.MaxMessage), MaxTerminals: c.MaxTerminals, TerminalIdle: c.TerminalIdle, TerminalLinger: c.TerminalLinger,
-		FilesConfig: agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore},
+		FilesConfig: agentapi.FilesConfig{MaxFileBytes: int64(c.SyncMax), Ignore: c.SyncIgnore}, Caps: c.caps(),
 	}
 	if driver.Capabilities().Isolated || c.WorkDir == "" {
 		options.Files = contentsync.New(contentsync.Options{
@@ -141,6 +142,10 @@ func (c *ServeCmd) Run(env *environment) error {
 		})
 	}
 	options.Notebooks = notebooks{handlers}
+	printed := openOutputLogs(&c.OutputConfig, files, log)
+	if printed != nil {
+		options.OutputLogs = printed
+	}
 	manager := kernels.New(options)
 	network.kernels.Store(manager)
 	users, err := token.New(token.Options{Users: tokenUsers(&c.Config), Store: store, Log: log})
@@ -158,9 +163,9 @@ func (c *ServeCmd) Run(env *environment) error {
 	}
 	server, err := kernelgw.New(kernelgw.Options{
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
-		Policies: chosen, Secrets: kept,
+		Policies: chosen, Secrets: kept, OutputLogs: printed,
 		Files: handlers, IsDirectory: isDirectory(files), Usage: files.Usage, Events: events, Frontend: pages, FrontendMissing: missing,
-		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
+		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken, AdminToken: c.AdminToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
 		TrustedProxies: proxies, Shutdown: shutdown,
@@ -188,7 +193,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	signal.Notify(hangups, unix.SIGHUP)
 	defer signal.Stop(hangups)
 	return c.serve(ctx, log, parts{
-		manager: manager, server: server, files: files.Store, listener: listener,
+		manager: manager, server: server, files: files.Store, printed: printed, listener: listener,
 		announce: func() { fmt.Fprintln(env.stdout, c.url(address)) },
 		reread:   func(ctx context.Context) { again.run(ctx, hangups) },
 	})
@@ -199,6 +204,7 @@ type parts struct {
 	manager  *kernels.Manager
 	server   *kernelgw.Server
 	files    *s3store.Store
+	printed  *outputlog.Logs // nil when what kernels print is not kept
 	listener net.Listener
 	announce func()                // tells that the gateway is ready
 	reread   func(context.Context) // reads what may change again when asked, until ctx ends
@@ -214,6 +220,9 @@ func (c *ServeCmd) serve(ctx context.Context, log *slog.Logger, p parts) error {
 	running.Go(func() error { return p.manager.Run(keeping) })
 	running.Go(func() error { return p.server.Serve(p.listener) })
 	running.Go(func() error { return p.files.Run(keeping) })
+	if p.printed != nil {
+		running.Go(func() error { return p.printed.Run(keeping) })
+	}
 	running.Go(func() error { p.reread(keeping); return nil })
 	running.Go(func() error {
 		if ready(ctx, failed, p.manager) {

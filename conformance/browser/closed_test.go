@@ -52,16 +52,9 @@ print('the end')`
 )
 
 func closesATab(t *testing.T, b *tab, p *servers.Process) {
-	cell := func(id, source string) map[string]any {
-		return map[string]any{"cell_type": "code", "id": id, "metadata": map[string]any{}, "source": source, "execution_count": nil, "outputs": []any{}}
-	}
-	p.Do(t, "PUT", "api/contents/closed.ipynb", map[string]any{"type": "notebook", "format": "json", "content": map[string]any{
-		"nbformat": 4, "nbformat_minor": 5,
-		"metadata": map[string]any{"kernelspec": map[string]any{"name": "python3", "display_name": "Python 3", "language": "python"}},
-		"cells": []any{
-			cell("first", "print('quick', 1 + 1)"), cell("long", longCell), cell("html", "from IPython.display import HTML; HTML('<b id=bold>bold</b>')"),
-		},
-	}}).Want(t, 201)
+	p.Do(t, "PUT", "api/contents/closed.ipynb", notebook(
+		codeCell("first", "print('quick', 1 + 1)"), codeCell("long", longCell), codeCell("html", "from IPython.display import HTML; HTML('<b id=bold>bold</b>')"),
+	)).Want(t, 201)
 
 	working := b.another(t)
 	working.goTo(t, p.Base+"lab/workspaces/working/tree/closed.ipynb")
@@ -73,12 +66,12 @@ func closesATab(t *testing.T, b *tab, p *servers.Process) {
 	if _, err := chromedp.Call(working.ctx, page.Close, cdp.Empty{}); err != nil {
 		t.Fatal(err)
 	}
-	kernel := theKernel(t, p)
-	eventually(t, "the tab to be closed", func() bool { return *theKernel(t, p).Connections == 0 })
+	kernel := theKernel(t, &p.Server)
+	eventually(t, "the tab to be closed", func() bool { return *theKernel(t, &p.Server).Connections == 0 })
 	if kernel.ExecutionState != "busy" {
 		t.Errorf("the kernel is %s when the tab is closed", kernel.ExecutionState)
 	}
-	eventually(t, "the cells to end", func() bool { return theKernel(t, p).ExecutionState == "idle" })
+	eventually(t, "the cells to end", func() bool { return theKernel(t, &p.Server).ExecutionState == "idle" })
 	eventually(t, "the output in the file", func() bool {
 		return strings.Contains(string(p.Do(t, "GET", "files/closed.ipynb", nil).Want(t, 200).Body), "id=bold>bold")
 	})
@@ -110,11 +103,24 @@ func closesATab(t *testing.T, b *tab, p *servers.Process) {
 	}
 }
 
+// codeCell is a cell of a notebook that was not run.
+func codeCell(id, source string) map[string]any {
+	return map[string]any{"cell_type": "code", "id": id, "metadata": map[string]any{}, "source": source, "execution_count": nil, "outputs": []any{}}
+}
+
+// notebook is what saves a notebook of these cells.
+func notebook(cells ...map[string]any) map[string]any {
+	return map[string]any{"type": "notebook", "format": "json", "content": map[string]any{
+		"nbformat": 4, "nbformat_minor": 5, "cells": cells,
+		"metadata": map[string]any{"kernelspec": map[string]any{"name": "python3", "display_name": "Python 3", "language": "python"}},
+	}}
+}
+
 // theKernel is the only kernel of a server.
-func theKernel(t *testing.T, p *servers.Process) probe.Kernel {
+func theKernel(t *testing.T, s *probe.Server) probe.Kernel {
 	t.Helper()
 	var all []probe.Kernel
-	p.Do(t, "GET", "api/kernels", nil).Want(t, 200).Decode(t, &all)
+	s.Do(t, "GET", "api/kernels", nil).Want(t, 200).Decode(t, &all)
 	if len(all) != 1 {
 		t.Fatalf("the kernels are %+v", all)
 	}

@@ -183,9 +183,14 @@ func upAndDown(t *testing.T, b *tab, p *servers.Process) {
 // eventually waits for what cannot be waited for in the page.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(50 * time.Millisecond) {
+	eventuallyWithin(t, patience, what, holds)
+}
+
+func eventuallyWithin(t *testing.T, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !holds(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
+			t.Fatalf("waited %v for %s", within, what)
 		}
 	}
 }

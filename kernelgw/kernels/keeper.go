@@ -131,6 +131,7 @@ func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 	var linker sync.WaitGroup
 	linker.Go(func() { m.linkFiles(ctx, k, client) })
 	linker.Go(func() { m.keepOutputs(ctx, k, client) })
+	linker.Go(func() { m.keepOutputLog(ctx, k, client) })
 	defer linker.Wait() // ctx has ended by then
 
 	const shortest, longest = 100 * time.Millisecond, 2 * time.Second

@@ -19,6 +19,7 @@ type kernel struct {
 	reported chan struct{} // closed at the first word from the agent, or at the end of its keeper
 	policing chan struct{} // holds a token while the sandbox's network policy is changed: one at a time
 	saving   chan struct{} // holds a token while outputs are saved: one at a time
+	storing  chan struct{} // holds a token while parts of output are stored: one at a time
 
 	interims map[string]interim // by notebook; owned by the holder of saving
 
@@ -46,7 +47,7 @@ func newKernel(r record) *kernel {
 	close(kept)
 	return &kernel{
 		op: make(chan struct{}, 1), reported: make(chan struct{}), policing: make(chan struct{}, 1),
-		saving: make(chan struct{}, 1), interims: map[string]interim{},
+		saving: make(chan struct{}, 1), storing: make(chan struct{}, 1), interims: map[string]interim{},
 		record:  r,
 		status:  agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: r.CreatedAt},
 		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,
@@ -120,6 +121,7 @@ func trusted(st agentapi.Status, previous agentapi.Status, now time.Time) agenta
 	st.Reason = printable(st.Reason)
 	st.Terminals = min(max(st.Terminals, 0), maxTerminalsTold)
 	st.Unsaved = min(max(st.Unsaved, 0), maxUnsavedTold)
+	st.LogParts = min(max(st.LogParts, 0), maxPartsTold)
 	return st
 }
 

@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of these tests for something that must happen.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // gateway is a Manager that runs, over a driver and a store that outlive it.
 type gateway struct {

@@ -57,6 +57,10 @@ type Options struct {
 	// Notebooks is where outputs are saved that cells of notebooks put out while
 	// nobody was there; nil means that they are not.
 	Notebooks Notebooks
+	// OutputLogs is where all that kernels print is kept; nil means that it is not.
+	OutputLogs OutputLogs
+	// Caps are budgets of what a kernel shows, of workspaces without a policy.
+	Caps agentapi.OutputCaps
 }
 
 // Manager owns all kernels of the gateway. All methods are safe for concurrent
@@ -71,6 +75,7 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 	saves  *savePlaces
+	stores *savePlaces // of parts of output
 
 	mu        sync.Mutex
 	ready     bool                   // guarded by mu
@@ -93,7 +98,7 @@ func New(o Options) *Manager {
 	o.TerminalLinger = cmp.Or(o.TerminalLinger, 5*time.Minute)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(),
+		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(), stores: newSavePlaces(),
 		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{}, exporters: map[string]*exporters{},
 	}
 }
@@ -228,6 +233,7 @@ type record struct {
 	CreatedAt time.Time         `json:"created_at"`
 	Sandbox   string            `json:"sandbox"`          // the one that it has, had last or is about to get
 	Policy    *Policy           `json:"policy,omitempty"` // what that was made with; nil in records of earlier gateways
+	Run       string            `json:"run,omitempty"`    // of that in the output log; "" when it keeps none
 	Own       bool              `json:"own,omitempty"`    // the owner started it himself, and nobody else has used it
 	Dead      bool              `json:"dead,omitempty"`   // its sandbox has ended
 	Reason    string            `json:"reason,omitempty"` // why it is dead

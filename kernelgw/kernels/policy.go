@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kernelgw/sandboxes"
+	"kernelgw/sandboxes/agentapi"
 )
 
 // Policy is what the sandboxes of a workspace are made of, may use and may reach.
@@ -18,6 +19,7 @@ type Policy struct {
 	Image     string // "" means the driver's default
 	Resources sandboxes.Resources
 	Network   sandboxes.NetworkPolicy
+	Caps      agentapi.OutputCaps // of what kernels show
 }
 
 // Outdated is a sandbox in which a part of its workspace's policy is not in
@@ -27,12 +29,13 @@ type Outdated struct {
 	Network bool   // the change failed; the log says why
 	Limits  bool
 	Image   bool
+	Output  bool
 }
 
 // fixedPolicy is that of sandboxes of no workspace, and of all of them without
 // Options.Policy.
 func (m *Manager) fixedPolicy() Policy {
-	return Policy{Image: m.o.Image, Resources: m.o.Resources}
+	return Policy{Image: m.o.Image, Resources: m.o.Resources, Caps: m.o.Caps}
 }
 
 // madeWith returns what the sandbox of a record was made with.
@@ -131,9 +134,10 @@ func (m *Manager) Outdated(ctx context.Context, workspace string) ([]Outdated, e
 		made := m.madeWith(k.record)
 		o := Outdated{
 			Kernel: k.record.ID, Limits: made.Resources != now.Resources, Image: made.Image != now.Image,
+			Output:  made.Caps != now.Caps && !k.record.isTerminals(),
 			Network: k.network != nil && !sameNetwork(*k.network, now.Network),
 		}
-		if o.Network || o.Limits || o.Image {
+		if o.Network || o.Limits || o.Image || o.Output {
 			list = append(list, o)
 		}
 	}

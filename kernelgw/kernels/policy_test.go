@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"kernelgw/jupyter"
@@ -417,5 +418,32 @@ func TestRecordsWithoutAPolicyAreOfWhatWasConfigured(t *testing.T) {
 	}
 	if got := second.awaitState(t, k.ID, jupyter.Idle); got.ID != k.ID {
 		t.Errorf("adopted %+v", got)
+	}
+}
+
+func TestAKernelShowsAsMuchAsThePolicySaysWhenItIsMade(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	var cell atomic.Int64
+	cell.Store(1000)
+	g := start(t, driver, memory.New(), func(o *kernels.Options) {
+		o.Policy = func(context.Context, string) (kernels.Policy, error) {
+			return kernels.Policy{Caps: agentapi.OutputCaps{CellBytes: cell.Load()}}, nil
+		}
+	})
+	k := g.start(t, kernels.StartRequest{})
+	var config agentapi.Config
+	if err := json.Unmarshal(onlySandbox(t, driver).Spec.AgentConfig, &config); err != nil {
+		t.Fatal(err)
+	}
+	if config.Caps.CellBytes != 1000 || config.OutputLog != nil {
+		t.Errorf("the agent is told %+v, and %+v of a log that nobody keeps", config.Caps, config.OutputLog)
+	}
+	if list, err := g.Outdated(t.Context(), "w"); len(list) != 0 || err != nil {
+		t.Errorf("outdated are %+v, %v", list, err)
+	}
+	cell.Store(2000)
+	list, err := g.Outdated(t.Context(), "w")
+	if err != nil || len(list) != 1 || list[0] != (kernels.Outdated{Kernel: k.ID, Output: true}) {
+		t.Errorf("outdated are %+v, %v", list, err)
 	}
 }

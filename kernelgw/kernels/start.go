@@ -17,6 +17,7 @@ import (
 
 	"kernelgw/jupyter"
 	"kernelgw/jupyter/kernelspec"
+	"kernelgw/kernelgw/outputlog"
 	"kernelgw/sandboxes"
 	"kernelgw/sandboxes/agentapi"
 )
@@ -127,6 +128,10 @@ func (m *Manager) provision(ctx context.Context, k *kernel, policy Policy, spec 
 	r.Sandbox = r.sandboxID()
 	r.Dead, r.DeadAt, r.Reason = false, time.Time{}, ""
 	r.Policy = &policy
+	r.Run = ""
+	if m.o.OutputLogs != nil && !r.isTerminals() {
+		r.Run = outputlog.NewRun(time.Now(), r.Sandbox)
+	}
 	sandbox, err := m.sandboxSpec(ctx, r, spec)
 	if err != nil {
 		return nil, err
@@ -175,7 +180,8 @@ func (m *Manager) sandboxSpecOf(r record, told agentapi.Config) (sandboxes.Spec,
 
 // agentConfig is what the agent in a sandbox is told, without its token.
 func (m *Manager) agentConfig(ctx context.Context, r record, spec sandboxes.Kernelspec) (agentapi.Config, error) {
-	limits := m.madeWith(r).Resources
+	made := m.madeWith(r)
+	limits := made.Resources
 	c := agentapi.Config{MemoryBytes: limits.MemoryBytes, Processes: limits.Processes, Files: m.filesConfig(), Env: maps.Clone(r.Env)}
 	if m.o.Environment != nil {
 		env, err := m.o.Environment(ctx, r.Workspace)
@@ -196,7 +202,10 @@ func (m *Manager) agentConfig(ctx context.Context, r record, spec sandboxes.Kern
 		return c, fmt.Errorf("%w: kernelspec %s: %w", ErrUnknownSpec, spec.Name, err)
 	}
 	c.KernelID, c.KernelName, c.Spec, c.ResourceDir = r.ID, r.Name, parsed, spec.Dir
-	c.Cwd, c.MaxMessageBytes = r.Cwd, m.o.MaxMessageBytes
+	c.Cwd, c.MaxMessageBytes, c.Caps = r.Cwd, m.o.MaxMessageBytes, made.Caps
+	if r.Run != "" {
+		c.OutputLog = &agentapi.OutputLogConfig{Place: "/v1/sessions/" + r.ID + "/logs"}
+	}
 	return c, nil
 }
 

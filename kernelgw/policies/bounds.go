@@ -22,6 +22,8 @@ type Bounds struct {
 	// there is no bound, but for /dev/shm, which gets as much as the memory, and open
 	// files, of which there are 65,536.
 	Most sandboxes.Resources
+	// Output is how much kernels may show at most. Zero means as much as the default.
+	Output Output
 }
 
 // mostFiles bounds what every process may hold open where the operator says
@@ -128,6 +130,9 @@ func (b *Bounds) consistent(d *Settings) error {
 	if d.Resources.OpenFiles == 0 && b.Most.OpenFiles == 0 {
 		b.Most.OpenFiles = mostFiles
 	}
+	if err := b.consistentOutput(&d.Output); err != nil {
+		return err
+	}
 	for _, l := range limits {
 		given, most := l.of(&d.Resources), l.of(&b.Most)
 		if most.get() != 0 && given.get() > most.get() {
@@ -146,6 +151,9 @@ func (b Bounds) check(p Policy, d Settings) (Policy, error) {
 			return Policy{}, err
 		}
 		p.Network = &n
+	}
+	if err := b.checkOutput(p.Output, d); err != nil {
+		return Policy{}, err
 	}
 	wanted := p.Limits.resources()
 	for _, l := range limits {
@@ -221,6 +229,7 @@ func (b Bounds) settle(p Policy, d Settings) Settings {
 			l.of(&s.Resources).set(n)
 		}
 	}
+	s.Output = b.settleOutput(p.Output, d)
 	if p.Network != nil {
 		b.settleNetwork(&s.Network, *p.Network, d)
 	}

@@ -29,6 +29,7 @@ type Settings struct {
 	Image     string // "" means the driver's default
 	Resources sandboxes.Resources
 	Network   sandboxes.NetworkPolicy
+	Output    Output
 }
 
 // Options configure Policies. Store is required.
@@ -126,5 +127,6 @@ func (p *Policies) Bounds() Bounds {
 	for _, l := range limits {
 		l.of(&b.Most).set(b.most(l, p.o.Default))
 	}
+	b.Output = b.mostOutput(p.o.Default)
 	return b
 }

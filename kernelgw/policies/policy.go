@@ -17,6 +17,7 @@ type Policy struct {
 	Network *Network `json:"network,omitempty"`
 	Limits  *Limits  `json:"limits,omitempty"`
 	Image   string   `json:"image,omitempty"`
+	Output  *Output  `json:"output,omitempty"`
 }
 
 // Network replaces the operator's network as a whole: without Allow, no more
@@ -42,8 +43,8 @@ type Limits struct {
 // policy is allowed is another question. ErrInvalid.
 func Parse(text []byte) (Policy, error) {
 	var p Policy
-	var network, limits json.RawMessage
-	if err := object("", text, map[string]any{"network": &network, "limits": &limits, "image": &p.Image}); err != nil {
+	var network, limits, output json.RawMessage
+	if err := object("", text, map[string]any{"network": &network, "limits": &limits, "image": &p.Image, "output": &output}); err != nil {
 		return Policy{}, err
 	}
 	if given(network) {
@@ -64,7 +65,9 @@ func Parse(text []byte) (Policy, error) {
 			return Policy{}, err
 		}
 	}
-	return p, nil
+	var err error
+	p.Output, err = parseOutput(output)
+	return p, err
 }
 
 // given reports whether there is a value, and not null, which means the default.

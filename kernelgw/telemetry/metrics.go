@@ -23,7 +23,7 @@ type Metrics struct {
 	Messages      *prometheus.CounterVec // WebSocket messages, by direction
 	Replayed      prometheus.Counter     // messages that agents sent again after a reconnect
 	Dropped       prometheus.Counter     // messages that left an event log before a client got them
-	AgentErrors   *prometheus.CounterVec // by operation: "watch", "request", "connect", "ready", "files", "outputs"
+	AgentErrors   *prometheus.CounterVec // by operation: "watch", "request", "connect", "ready", "files", "outputs", "log"
 	Requests      *prometheus.CounterVec // HTTP requests, by route pattern and status class
 	AuthFailures  *prometheus.CounterVec // by access class
 	SandboxErrors *prometheus.CounterVec // by operation: "create", "destroy", "list"

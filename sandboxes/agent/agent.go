@@ -31,7 +31,11 @@ type Agent struct {
 
 	notices chan string // for the user, about files and disks
 
-	collecting sync.Mutex // held while outputs are collected: once at a time
+	collecting sync.Mutex   // held while outputs are collected: once at a time
+	watched    atomic.Int64 // unix nanoseconds: when somebody was last told a status by a watch
+
+	sealing sync.Mutex // held while a part of output is made because somebody asked
+	sealed  time.Time  // guarded by sealing: when that was
 
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
@@ -125,6 +129,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	case <-a.over:
 	}
 	supervisor.Wait()
+	a.saveOutput()
 	a.saveFiles()
 	a.hub.waitForSockets(drainTime + closeTime)
 	a.hub.cutSockets()
@@ -140,6 +145,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.opts.OwnsDescendants {
 		a.reaper.drain(closeTime)
 	}
+	a.closeOutput()
 	if err == nil {
 		err = <-served
 	}
@@ -206,6 +212,9 @@ func (a *Agent) Status() agentapi.Status {
 		Replayed:    h.replayed.Load(),
 		Dropped:     h.dropped.Load(),
 		Unsaved:     h.unsavedCount(time.Now()),
+	}
+	if h.output != nil {
+		s.LogParts = h.output.Parts()
 	}
 	h.track.describe(&s)
 	s.Executions += h.executions.waiting()

@@ -122,9 +122,9 @@ func (f *frame) payload(enc wsproto.Encoding, parts [][]byte) (_ [][]byte, binar
 }
 
 // marker is the message in the place of what a client cannot have any more.
-func marker(lost eventlog.Lost, session string) frame {
-	text := fmt.Sprintf("output truncated: %d messages, %d bytes\n", lost.Messages, lost.Bytes)
-	m := jupyter.NewStream("stderr", text, session, lost.Parent)
+func (h *hub) marker(lost eventlog.Lost) frame {
+	text := fmt.Sprintf("output truncated: %d messages, %d bytes%s\n", lost.Messages, lost.Bytes, h.where)
+	m := jupyter.NewStream("stderr", text, *h.session.Load(), lost.Parent)
 	return newFrame(m)
 }
 

@@ -76,6 +76,9 @@ func (a *Agent) server() *http.Server {
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
 	own := slices.Concat(kernelRoutes, outputRoutes, executionRoutes)
+	if a.hub.output != nil {
+		own = slices.Concat(own, partRoutes)
+	}
 	if a.terminals != nil {
 		own = slices.Concat(terminalRoutes, convertRoutes)
 	}
@@ -119,6 +122,7 @@ func (a *Agent) getWatch(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			shown, written = now, time.Now()
+			a.watched.Store(written.UnixNano())
 		}
 		select {
 		case <-r.Context().Done():

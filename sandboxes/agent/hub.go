@@ -15,6 +15,7 @@ import (
 	"kernelgw/jupyter"
 	"kernelgw/jupyter/wsproto"
 	"kernelgw/sandboxes/agent/eventlog"
+	"kernelgw/sandboxes/agent/outputlog"
 )
 
 // hub takes messages from the kernel to the clients and back. It lives as long
@@ -27,6 +28,9 @@ type hub struct {
 	log        *slog.Logger
 	maxMessage int64
 	pace       pacer
+	caps       *caps
+	output     *outputlog.Log // nil when what is printed is not kept
+	where      string         // what markers say of where that is
 	inbound    inbound
 
 	executions *executions // set at construction
@@ -59,6 +63,11 @@ func newHub(o *Options, changed func()) *hub {
 		routes:     newRoutes(),
 		cells:      newCells(),
 	}
+	h.where = whereText(o.Config.OutputLog)
+	h.caps = newCaps(o.Config.Caps, h.where, h.publishError)
+	if c := o.Config.OutputLog; c != nil {
+		h.output = outputlog.New(outputlog.Options{Dir: o.RuntimeDir, Budget: c.SpoolBytes, Changed: changed, Log: o.Log})
+	}
 	h.executions = newExecutions(h)
 	h.pace.init(o.Config.LogBytes)
 	h.sockets.Store(&[]*socket{})
@@ -80,8 +89,11 @@ func (h *hub) fromKernel(m *jupyter.Message, own []byte) (ours bool) {
 		return true
 	}
 	id := jupyter.PeekID(m.ParentHeader)
-	if m.Channel == jupyter.Shell {
+	switch m.Channel {
+	case jupyter.Shell:
 		h.track.reply(id)
+	case jupyter.Stdin:
+		h.caps.asks(id)
 	}
 	if h.executions.take(m) {
 		return false
@@ -116,8 +128,17 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 	if parent.ours {
 		return true
 	}
-	if kind == kindStatus {
+	switch kind {
+	case kindStatus:
 		h.learnSession(m)
+	case kindStream:
+		if h.output != nil {
+			h.output.Text(jupyter.PeekRaw(m.Content, "text"), time.Now())
+		}
+	}
+	if h.caps.take(kind, m, parent.id) {
+		h.dropped.Add(1)
+		return false
 	}
 	e := entry(m, "", kind, h.legacy.Load() > 0)
 	seq := h.events.Append(e)
@@ -141,6 +162,7 @@ type parentCache struct {
 	header  []byte
 	tracked bool // its messages say what users do
 	ours    bool // it is a request of the agent's own
+	id      string
 	known   bool
 }
 
@@ -151,6 +173,10 @@ func (c *parentCache) of(header, own []byte) *parentCache {
 	c.header = append(c.header[:0], header...)
 	c.tracked = !untracked(jupyter.PeekRaw(header, "msg_type"))
 	c.ours = bytes.Equal(unquoted(jupyter.PeekRaw(header, "session")), own)
+	c.id = jupyter.PeekID(header)
+	if len(c.id) > maxRememberedID {
+		c.id = ""
+	}
 	c.known = len(header) <= maxRememberedParent
 	if !c.known {
 		c.header = nil // do not keep what a kernel makes large
@@ -167,8 +193,8 @@ func (h *hub) tooLarge(m *jupyter.Message, size int64) {
 	if m.Channel == jupyter.Shell {
 		h.track.reply(jupyter.PeekID(m.ParentHeader))
 	}
-	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (max_message_bytes)",
-		size, h.maxMessage), m.ParentHeader)
+	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (%s)",
+		size, h.maxMessage, limitName), m.ParentHeader)
 	if m.Channel == jupyter.Shell {
 		h.executions.take(m)
 	}
@@ -353,8 +379,9 @@ func (h *hub) forget(c *client) {
 	h.events.Forget(c.id)
 }
 
-// tick forgets clients that stayed away too long and ends connections whose
-// other end is silent. It is called every few seconds.
+// tick forgets clients that stayed away too long, ends connections whose other end
+// is silent, and looks after output that is held back or kept. It is called every few
+// seconds.
 func (h *hub) tick(now time.Time) {
 	h.mu.Lock()
 	for _, c := range h.clients {
@@ -363,6 +390,10 @@ func (h *hub) tick(now time.Time) {
 		}
 	}
 	h.mu.Unlock()
+	h.caps.tick(now)
+	if h.output != nil {
+		h.output.SealOld(now)
+	}
 	for _, s := range *h.sockets.Load() {
 		if silent := now.Sub(time.Unix(0, s.alive.Load())); silent > silence {
 			h.log.Info("cutting a silent connection", "silent", silent.Round(time.Second).String())

@@ -80,6 +80,14 @@ func (o Options) withDefaults() (Options, error) {
 	if c.LogBytes < 0 || c.MaxMessageBytes < 0 || c.MemoryBytes < 0 || c.Processes < 0 {
 		return o, errors.New("a limit in the configuration is negative")
 	}
+	if c.Caps.CellBytes < 0 || c.Caps.SecondBytes < 0 || c.OutputLog != nil && c.OutputLog.SpoolBytes < 0 {
+		return o, errors.New("a budget of output in the configuration is negative")
+	}
+	if log := c.OutputLog; log != nil && log.SpoolBytes == 0 {
+		withRoom := *log
+		withRoom.SpoolBytes = agentapi.DefaultSpoolBytes
+		c.OutputLog = &withRoom
+	}
 	if c.MaxTerminals < 0 || c.TerminalIdle < 0 {
 		return o, errors.New("a limit on terminals in the configuration is negative")
 	}

@@ -361,7 +361,7 @@ func (s *socket) write(items []eventlog.Item[frame]) error {
 		item := &items[i]
 		if item.Lost.Messages > 0 {
 			s.hub.dropped.Add(item.Lost.Messages)
-			f := marker(item.Lost, *s.hub.session.Load())
+			f := s.hub.marker(item.Lost)
 			if err := s.writeFrame(&f); err != nil {
 				return err
 			}

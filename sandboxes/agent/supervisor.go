@@ -35,6 +35,7 @@ func (a *Agent) supervise(ctx context.Context) {
 	for more := s.awaitFiles(ctx); more; {
 		more = s.step(ctx)
 	}
+	a.sealOutput() // before the last status is told
 	close(a.over)
 }
 
@@ -97,6 +98,7 @@ func (s *supervisor) gone() {
 		"reason", s.gen.proc.reason(true), "unsigned", stats.Unsigned, "malformed", stats.Malformed)
 	s.current.Store(nil)
 	s.gen = nil
+	s.hub.caps.flush()
 	s.hub.cellsBroken()
 }
 

@@ -97,7 +97,7 @@ func (h *hub) collect(now time.Time, all bool, room int) []agentapi.UnsavedCell 
 			if len(cells) > 0 {
 				break // it is told with what is left then
 			}
-			lost := marker(eventlog.Lost{Messages: c.messages, Bytes: uint64(c.outputs.Size())}, session)
+			lost := h.marker(eventlog.Lost{Messages: c.messages, Bytes: uint64(c.outputs.Size())})
 			c.outputs = outputs.New(outputs.Options{})
 			c.outputs.Take(lost.message())
 			c.Outputs = c.outputs.Append(nil)
@@ -152,7 +152,7 @@ func (h *hub) readOutputs(from eventlog.Position, end uint64, runs map[string]*c
 			s := &steps[i]
 			if s.Lost.Messages > 0 {
 				if c := of(s.Lost.Parent); c != nil {
-					lost := marker(s.Lost, *h.session.Load())
+					lost := h.marker(s.Lost)
 					c.outputs.Take(lost.message())
 				}
 				continue

@@ -12,6 +12,7 @@
 //	     /v1/executions        see ExecuteRequest
 //	GET  /v1/unsaved[?all=1]   200 [UnsavedCell], oldest first, as many as fit into MaxUnsavedBytes
 //	POST /v1/unsaved           204, for a [SavedCell]
+//	     /v1/log/...           see OutputLogConfig
 //	GET  /v1/channels?session_id=S   WebSocket: the Jupyter kernel protocol in the client's subprotocol
 //
 // A Config without a kernel makes a sandbox of terminals, with these instead of
@@ -59,6 +60,11 @@ type Config struct {
 	// MaxMessageBytes caps one message in either direction. Zero means
 	// DefaultMaxMessageBytes.
 	MaxMessageBytes int64 `json:"max_message_bytes,omitempty"`
+	// Caps are budgets of what the kernel shows.
+	Caps OutputCaps `json:"caps,omitzero"`
+	// OutputLog has the agent keep all that the kernel prints until the gateway has
+	// fetched it. Nil means that it does not.
+	OutputLog *OutputLogConfig `json:"output_log,omitempty"`
 	// Files has the agent keep the home directory as the workspace is. Nil means
 	// that the sandbox has its home for itself.
 	Files *FilesConfig `json:"files,omitempty"`
@@ -93,13 +99,17 @@ type Status struct {
 	Connections    int           `json:"connections"` // open WebSockets
 	Starts         int           `json:"starts"`      // how often a kernel process was started
 	Replayed       uint64        `json:"replayed"`    // messages sent again after a reconnect, in total
-	Dropped        uint64        `json:"dropped"`     // messages that left the event log before a client got them, in total
+	// Dropped is how many messages left the event log before a client got them, or
+	// never got there because of a cap, in total.
+	Dropped uint64 `json:"dropped"`
 	// Terminals is how many there are. In a sandbox of terminals
 	// ExecutionState is idle, and then dead.
 	Terminals int `json:"terminals,omitempty"`
 	// Unsaved is how many cells of documents have outputs that are to be saved now:
 	// see Unsaved.
 	Unsaved int `json:"unsaved,omitempty"`
+	// LogParts is how many parts of output wait to be fetched: see OutputLogConfig.
+	LogParts int `json:"log_parts,omitempty"`
 }
 
 // Usage is what the sandbox uses now.

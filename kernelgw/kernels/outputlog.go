@@ -1,0 +1,178 @@
+package kernels
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"kernelgw/kernelgw/outputlog"
+	"kernelgw/sandboxes/agentapi"
+)
+
+// OutputLogs keep all that kernels print.
+type OutputLogs interface {
+	// Put keeps a part, and that the sessions have its log. One that is kept already is
+	// no error. An error means that it may work later.
+	Put(ctx context.Context, workspace string, p outputlog.Part, content []byte, sessions []string) error
+}
+
+const (
+	// storePatience bounds one attempt to store a part.
+	storePatience = time.Minute
+	// sealPatience is how long one who asks for an output log waits for what was printed
+	// last to be in it.
+	sealPatience = 10 * time.Second
+	// maxPartsTold bounds what is believed of an agent.
+	maxPartsTold = 1 << 20
+	// An honest agent's parts are large, or few. After a small one there is a pause, so
+	// that another costs the storage no more than a few requests a second.
+	smallPart  = 1 << 20
+	smallPause = 100 * time.Millisecond
+	// storeLast is the longest pause between attempts to store a part.
+	storeLast = 30 * time.Second
+)
+
+// keepOutputLog stores what a kernel prints, part by part, until ctx ends. An agent
+// gives a part until it is told that it is stored, so that a gateway that is killed
+// loses none, and one that is stored already is not stored twice.
+func (m *Manager) keepOutputLog(ctx context.Context, k *kernel, agent *agentapi.Client) {
+	if k.record.Run == "" || m.o.OutputLogs == nil {
+		return
+	}
+	for pause := saveFirst; m.waitParts(ctx, k); {
+		stored, err := m.storeParts(ctx, k, agent)
+		if stored > 0 {
+			pause = saveFirst
+		}
+		if err == nil {
+			// What the watch told last may be from before they were stored.
+			if st, err := agent.Status(ctx); err == nil {
+				m.observe(k, st)
+			}
+			if stored > 0 {
+				continue
+			}
+			// It tells of parts and has none.
+		} else if ctx.Err() == nil {
+			m.o.Metrics.AgentErrors.WithLabelValues("log").Inc()
+			m.o.Log.Error("cannot store what a kernel prints; trying again",
+				"kernel", k.record.ID, "workspace", k.record.Workspace, "in", pause, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, storeLast)
+	}
+}
+
+// waitParts waits until there are parts to store, and reports whether ctx has not
+// ended before.
+func (m *Manager) waitParts(ctx context.Context, k *kernel) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for k.status.LogParts == 0 || !m.ready { // before that sessions are not all there
+		if m.waitChange(ctx, k) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// storeParts stores the parts that a kernel's agent has, one after the other, and
+// returns how many there were.
+func (m *Manager) storeParts(ctx context.Context, k *kernel, agent *agentapi.Client) (stored int, err error) {
+	leave, err := enter(ctx, k.storing, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	for {
+		size, err := m.storePart(ctx, k, agent)
+		if errors.Is(err, agentapi.ErrNoPart) {
+			return stored, nil
+		}
+		if err != nil {
+			return stored, err
+		}
+		stored++
+		if size >= smallPart {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return stored, ctx.Err()
+		case <-time.After(smallPause):
+		}
+	}
+}
+
+// storePart stores the oldest part that a kernel's agent has, and returns its size. The
+// caller holds the kernel's place to store.
+func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Client) (size int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	m.mu.Lock()
+	r := k.record
+	m.mu.Unlock()
+	leave, err := m.stores.ask(ctx, saver{owner: r.Owner})
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	told, content, err := agent.LogPart(ctx)
+	if err != nil {
+		return 0, err
+	}
+	begun := told.Begun
+	if begun.Year() < 2000 || begun.Year() > 9999 { // the agent's clock, or a lie
+		begun = time.UnixMilli(0)
+	}
+	part := outputlog.Part{Log: r.ID, Run: r.Run, Number: told.Number, From: told.From, Bytes: told.Bytes, Begun: begun}
+	if err := m.o.OutputLogs.Put(ctx, r.Workspace, part, content, m.sessionsOfKernel(k)); err != nil {
+		return 0, err
+	}
+	return len(content), agent.LogStored(ctx, told.Number)
+}
+
+// sessionsOfKernel returns the ids of a kernel's sessions.
+func (m *Manager) sessionsOfKernel(k *kernel) (ids []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, row := range m.sessions {
+		if row.kernel() == k.record.name() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// StoreOutput stores what a kernel has printed until now. ErrNotFound when there is no
+// such kernel. That its agent or the storage does not answer is an error, too, and
+// what was stored before can be read all the same.
+func (m *Manager) StoreOutput(ctx context.Context, workspace, id string) error {
+	m.mu.Lock()
+	k, err := m.find(workspace, id)
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	agent, keeps := k.agent, k.record.Run != "" && m.o.OutputLogs != nil
+	m.mu.Unlock()
+	if agent == nil || !keeps {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, sealPatience)
+	defer cancel()
+	err = agent.SealLog(ctx)
+	if err == nil {
+		_, err = m.storeParts(ctx, k, agent)
+	}
+	if err != nil {
+		m.o.Metrics.AgentErrors.WithLabelValues("log").Inc()
+		return fmt.Errorf("%w: cannot store what kernel %s has printed: %w", ErrAgent, id, err)
+	}
+	return nil
+}

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"kernelgw/jupyter"
+	"kernelgw/sandboxes/agentapi"
+)
+
+// caps hold what cells show within budgets, and count what they hold back. It is
+// dropped, not slowed down: a kernel whose messages are not read at any time drops
+// some itself and tells nobody, the one among them that ends a cell. For a reader who
+// is slower than the kernel there is the pacer, which waits as long as that is safe.
+//
+// What is held back of one cell until something else comes of it, or output that is
+// let through again, is a run: one marker in its place says how much it was. Widgets'
+// messages show nothing where output is shown, and do not end a run.
+type caps struct {
+	// set at construction
+	limits  agentapi.OutputCaps
+	where   string // what a marker says of the complete text; "" when there is none
+	publish func(text string, parent []byte)
+
+	mu    sync.Mutex
+	cells map[string]*cellCap // by the msg_id of the request
+	order []*cellCap          // the oldest first
+
+	level float64   // bytes that may come now
+	at    time.Time // when that was so
+	shut  bool      // level was used up, and has not recovered
+}
+
+// cellCap is what caps know of one cell.
+type cellCap struct {
+	id     string
+	shown  int64  // bytes that its output comes to
+	parent []byte // of the markers; nil when it is too long to be kept
+
+	// of the run that is open; messages is zero when none is
+	messages, bytes uint64
+	why             string
+	told            time.Time     // when the run began, or was told of last
+	patience        time.Duration // until it is told of again
+}
+
+const (
+	// maxCapCells is how many cells are remembered. A kernel that makes up more begins
+	// a new budget with each; that of a second holds.
+	maxCapCells = 256
+	// capFirst is how long a run lasts before it is told of while it goes on, and
+	// twice as long each time after.
+	capFirst = 10 * time.Second
+)
+
+func newCaps(limits agentapi.OutputCaps, where string, publish func(text string, parent []byte)) *caps {
+	return &caps{
+		limits: limits, where: where, publish: publish, cells: make(map[string]*cellCap),
+		level: float64(limits.SecondBytes * agentapi.CapSeconds),
+	}
+}
+
+// whereText is what is said of where the complete text is.
+func whereText(log *agentapi.OutputLogConfig) string {
+	if log == nil || log.Place == "" {
+		return ""
+	}
+	return "; the complete text is in " + log.Place
+}
+
+// take reports whether an iopub message is past a budget. Before it returns it tells
+// of the run that the message ends. Of a stream's text that does not fit it leaves what
+// does.
+func (c *caps) take(k kind, m *jupyter.Message, cell string) (past bool) {
+	if c.limits == (agentapi.OutputCaps{}) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k != kindStream && k != kindDisplay {
+		if k != kindComm && k != kindOther {
+			c.endOf(cell)
+		}
+		return false
+	}
+	size := shownSize(m)
+	of := c.cell(cell, m)
+	if why := c.over(of, k, m, size); why != "" {
+		of.drop(size, why)
+		return true
+	}
+	c.end(of)
+	if k != kindStream || c.limits.CellBytes == 0 || of.id == "" || of.shown <= c.limits.CellBytes {
+		return false
+	}
+	if cut := cutText(m, size-(of.shown-c.limits.CellBytes)); cut > 0 {
+		of.shown = c.limits.CellBytes
+		of.drop(cut, c.pastCell())
+	}
+	return false
+}
+
+// shownSize is what a message counts.
+func shownSize(m *jupyter.Message) int64 {
+	size := int64(len(m.Content))
+	for _, b := range m.Buffers {
+		size += int64(len(b))
+	}
+	return size
+}
+
+// drop adds to a run.
+func (of *cellCap) drop(size int64, why string) {
+	if of.messages == 0 {
+		of.why, of.told, of.patience = why, time.Now(), capFirst
+	}
+	of.messages++
+	of.bytes += uint64(size)
+}
+
+func (c *caps) pastCell() string {
+	return "past the " + bytesText(c.limits.CellBytes) + " that a cell may show (output_cell)"
+}
+
+// over takes a message of so many bytes from the budgets, or returns which one it is
+// past: what begins within a budget is let through, and takes the rest of it. It needs
+// the lock.
+func (c *caps) over(of *cellCap, k kind, m *jupyter.Message, size int64) (why string) {
+	clears := k == kindDisplay && isType(m, `"clear_output"`)
+	adds := !clears && !(k == kindDisplay && isType(m, `"update_display_data"`)) // which is in the place of something
+	most := c.limits.CellBytes
+	switch {
+	case most > 0 && adds && of.id != "" && of.shown >= most:
+		return c.pastCell()
+	case !c.spend(size, time.Now()):
+		return "past the " + bytesText(c.limits.SecondBytes) + " that a kernel may show in a second (output_second)"
+	case clears:
+		of.shown = 0
+	case adds:
+		of.shown += size
+	}
+	return ""
+}
+
+// spend takes bytes from what may come in this second, and reports whether it could.
+// Once that is used up it waits for a whole second's, so that what is let through and
+// what is held back are not mixed message by message. It needs the lock.
+func (c *caps) spend(size int64, now time.Time) bool {
+	second := float64(c.limits.SecondBytes)
+	if second == 0 {
+		return true
+	}
+	if !c.at.IsZero() {
+		c.level = min(c.level+now.Sub(c.at).Seconds()*second, second*agentapi.CapSeconds)
+	}
+	c.at = now
+	if c.shut = c.level <= 0 || c.shut && c.level < second; c.shut {
+		return false
+	}
+	// A large message is let through, and is not held against what follows for long.
+	c.level = max(c.level-float64(size), -second)
+	return true
+}
+
+// cell finds what is known of a cell. It needs the lock.
+func (c *caps) cell(id string, m *jupyter.Message) *cellCap {
+	if of := c.cells[id]; of != nil {
+		return of
+	}
+	if len(c.order) == maxCapCells {
+		oldest := c.order[0]
+		c.end(oldest)
+		delete(c.cells, oldest.id)
+		c.order = append(c.order[:0], c.order[1:]...)
+	}
+	of := &cellCap{id: id}
+	if len(m.ParentHeader) <= maxRememberedParent {
+		of.parent = append(of.parent, m.ParentHeader...)
+	}
+	c.cells[id] = of
+	c.order = append(c.order, of)
+	return of
+}
+
+// endOf ends the run of a cell, if one is open. It needs the lock.
+func (c *caps) endOf(cell string) {
+	if of := c.cells[cell]; of != nil {
+		c.end(of)
+	}
+}
+
+// end ends a run, if one is open, and tells how much it was. It needs the lock.
+func (c *caps) end(of *cellCap) {
+	if of.messages == 0 {
+		return
+	}
+	c.publish(fmt.Sprintf("output truncated: %d messages, %d bytes %s%s", of.messages, of.bytes, of.why, c.where), of.parent)
+	of.messages, of.bytes = 0, 0
+}
+
+// asks is called when a kernel asks for input: what it said before is to be seen.
+func (c *caps) asks(cell string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endOf(cell)
+}
+
+// flush ends all runs and forgets the cells: the process that ran them is gone.
+func (c *caps) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, of := range c.order {
+		c.end(of)
+	}
+	c.order = nil
+	clear(c.cells)
+}
+
+// tick tells of runs that have been going on for long: who looks must not take a cell
+// for silent. It is called every few seconds.
+func (c *caps) tick(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, of := range c.order {
+		if of.messages > 0 && now.Sub(of.told) >= of.patience {
+			of.told, of.patience = now, 2*of.patience
+			c.publish(fmt.Sprintf("output is being truncated: %d messages, %d bytes so far %s%s", of.messages, of.bytes, of.why, c.where), of.parent)
+		}
+	}
+}
