@@ -135,6 +135,38 @@ func TestKillOfTheAgentIsToldAtOnce(t *testing.T) {
 	s.Do(t, "DELETE", "api/kernels/"+k.ID, nil).Want(t, 204)
 }
 
+// A sandbox that gets no processor for a while, as in a pause of its machine, is
+// no broken connection: nothing is lost, and nothing comes twice.
+func TestAPauseOfTheAgentLosesNothing(t *testing.T) {
+	t.Parallel()
+	s := own(t, servers.Options{})
+	k := s.StartKernel(t)
+	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
+	w.Run(t, "import time")
+	r := &reader{id: w.Start(t, longPrinting)}
+	agent := agentProcess(t, s)
+	for range 2 {
+		r.take(t, w, 300)
+		if err := syscall.Kill(agent.PID, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		// It is the fault. A kernel beside a stopped agent drops what is more than
+		// fits its queue, a thousand messages.
+		time.Sleep(time.Second)
+		if err := syscall.Kill(agent.PID, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.take(t, w, 1<<20)
+	problem, twice := probe.Lossless(r.stream, 2000)
+	if problem != "" {
+		t.Error(problem)
+	}
+	if twice > 0 {
+		t.Errorf("%d lines came twice over a connection that was not cut", twice)
+	}
+}
+
 func TestKillOfTheKernelMidCellIsToldAtOnce(t *testing.T) {
 	t.Parallel()
 	s := own(t, servers.Options{})

@@ -35,7 +35,7 @@ fi
 # What does not depend on our driver is met once: the stock servers, and a day in
 # the browser at one of them, which is compared with ours of each driver.
 if [ -z "${KERNELGW_LONG:-}" ]; then
-	echo "!! NOT CHECKED without KERNELGW_LONG=1: every check through nginx, a minute of breaks in the browser, calls and drains that take long (docs/nginx.md)" >&2
+	echo "!! NOT CHECKED without KERNELGW_LONG=1: every check through nginx, a minute of breaks in the browser, calls and drains that take long (docs/nginx.md); 500 plans of faults instead of 20, and partitions of minutes (docs/streaming.md)" >&2
 fi
 step "conformance and real clients, driver process; browsers, drivers process and gvisor"
 KERNELGW_CONFORMANCE_DRIVER=process KERNELGW_BROWSER_DRIVERS="process gvisor" go test -exec "$PWD/scripts/own-network.sh" -count=1 -timeout 45m ./conformance/...

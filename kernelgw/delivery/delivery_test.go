@@ -24,7 +24,7 @@ var long = os.Getenv("KERNELGW_LONG") != ""
 // How many plans are played, unless -rapid.checks says it.
 const (
 	shortPlans = "20"
-	longPlans  = "2000"
+	longPlans  = "500"
 )
 
 // fakeKernel is the program, built once for all tests.

@@ -284,7 +284,7 @@ func (s *socket) writeLoop() {
 			s.finish(end)
 			return
 		}
-		items = s.hub.events.Read(&s.cursor, s.client.id, pingMessages-s.unpinged, pingBytes, items[:0])
+		items = s.hub.events.Read(&s.cursor, s.client.id, pingMessages-s.unpinged, pingBytes-s.volume, items[:0])
 		if err := s.write(items); err != nil {
 			s.cut()
 			return
