@@ -26,6 +26,7 @@ if command -v gcc >/dev/null 2>&1; then
 	CGO_ENABLED=1 go test -race -count=1 -p 4 -timeout 40m $units
 	step "what the race detector would distort: memory, allocations and large directories"
 	go test -count=1 ./kernelgw/splice
+	go test -count=1 -run Allocates ./sandboxes/agent ./jupyter/zmq
 	go test -count=1 -run 'Large|Bomb' ./contents ./contents/s3store
 else
 	echo "!! NOT CHECKED: data races: the race detector needs a C compiler (gcc), and there is none" >&2

@@ -173,6 +173,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
+	warnOfFewDescriptors(c.MaxSockets, log)
 	listener, err := listen(ctx, c.Listen)
 	if err != nil {
 		return err
