@@ -177,6 +177,10 @@ func TestNginxSaysThatAGatewayIsAway(t *testing.T) {
 	if answer.Object(t)["message"] == "" || answer.Header.Get("Retry-After") == "" {
 		t.Errorf("it answers %v %s", answer.Header, answer.Body)
 	}
+	source := probe.With("Accept", "text/event-stream")
+	if answer, err := s.Try(t, "GET", "v1/sessions/"+k.ID+"/stream", nil, source); err == nil {
+		t.Errorf("an EventSource, which no answer but 200 makes come back, is answered %d", answer.Status)
+	}
 	if _, resp, err := s.TryDial(t, k.ID, probe.Dialing{}); err == nil || resp == nil || resp.StatusCode != 503 {
 		t.Errorf("a socket is answered %+v, %v", resp, err)
 	}

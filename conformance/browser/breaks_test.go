@@ -68,6 +68,16 @@ const (
 	awaitingCell = "import os\nfor i in range(100 + %d):\n    print(f'more {i}\\n', end='', flush=True)\n    time.sleep(0.01)\n    while i == 100 and not os.path.exists('closed'): time.sleep(0.1)"
 )
 
+// followed is the example of docs/clients.md: it comes back by itself.
+const followed = `(() => {
+	window.followed = '';
+	new EventSource('/v1/sessions/%s/stream?last_event_id=0').onmessage = e => {
+		const { msg } = JSON.parse(e.data);
+		if (msg?.header.msg_type === 'stream' && msg.content.name === 'stdout') window.followed += msg.content.text;
+	};
+	return true;
+})()`
+
 // outputOf is what the page shows of a cell's output.
 func outputOf(cell int) string {
 	return fmt.Sprintf(`Array.from(document.querySelectorAll('.jp-CodeCell')[%d].querySelectorAll('.jp-OutputArea-output')).map(e => e.textContent).join('')`, cell)
@@ -101,6 +111,7 @@ func throughBreaks(t *testing.T, b *tab, way *servers.Way, faults []servers.Faul
 	working.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
 	working.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	kernel := theKernel(t, &way.Server).ID
+	eval[bool](t, working, fmt.Sprintf(followed, kernel))
 	working.menu(t, "Run", "runmenu:run-all", "")
 	for i, f := range faults {
 		enough := fmt.Sprintf(`%s.includes('line %d\n')`, outputOf(0), (i+1)*lines/(len(faults)+2))
@@ -113,6 +124,10 @@ func throughBreaks(t *testing.T, b *tab, way *servers.Way, faults []servers.Faul
 	working.untilWithin(t, 3*time.Minute, "the next cell's output", outputOf(1)+`.includes('more 99\n')`)
 	if twice := lossless(t, "the page", eval[string](t, working, outputOf(0)), "line", lines); twice > len(faults)*128 {
 		t.Errorf("%d lines came twice in %d breaks", twice, len(faults))
+	}
+	working.untilWithin(t, 2*time.Minute, "the events of the next cell", `window.followed.includes('more 99\n')`)
+	if lossless(t, "the page's EventSource", eval[string](t, working, `window.followed`), "line", lines) > 0 {
+		t.Error("an EventSource got lines twice")
 	}
 	working.picture(t, "before-the-tab-is-closed")
 	if _, err := chromedp.Call(working.ctx, page.Close, cdp.Empty{}); err != nil {
