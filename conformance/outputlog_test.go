@@ -172,8 +172,8 @@ func TestAllThatACellPrintsCanBeReadAlthoughTheGatewayIsKilled(t *testing.T) {
 			}
 		}
 	}
-	// What it prints last, and then it is gone.
 	w.Run(t, "print('last', end='')")
+	currentLog(t, ann, x.ID)
 	ann.Do(t, "DELETE", "api/sessions/"+x.ID, nil).Want(t, 204)
 	for _, id := range []string{x.ID, x.Kernel.ID} {
 		text := expected(lines, "next\n", "last")
@@ -190,19 +190,34 @@ func TestAllThatACellPrintsCanBeReadAlthoughTheGatewayIsKilled(t *testing.T) {
 	ann.Do(t, "GET", "v1/sessions/"+probe.ID()+"/logs", nil).Want(t, 404)
 }
 
+// logList is the list of a log.
+type logList struct {
+	Parts []struct {
+		Name        string
+		Bytes, Size int64
+	}
+	Missing int64
+	Current bool
+}
+
+// currentLog waits until all that was printed is in the log of a session.
+func currentLog(t *testing.T, s *target, id string) (list logList) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Minute); !list.Current; {
+		if time.Now().After(end) {
+			t.Fatalf("the log does not get what was printed last: %+v", list)
+		}
+		list = logList{}
+		s.Do(t, "GET", "v1/sessions/"+id+"/logs", nil).Want(t, 200).Decode(t, &list)
+	}
+	return list
+}
+
 // checkParts checks that the parts of the log of a session are what was printed.
 func checkParts(t *testing.T, s *target, id string, text *comparer) {
 	t.Helper()
-	var list struct {
-		Parts []struct {
-			Name        string
-			Bytes, Size int64
-		}
-		Missing int64
-		Current bool
-	}
-	s.Do(t, "GET", "v1/sessions/"+id+"/logs", nil).Want(t, 200).Decode(t, &list)
-	if len(list.Parts) == 0 || list.Missing != 0 || !list.Current {
+	list := currentLog(t, s, id)
+	if len(list.Parts) == 0 || list.Missing != 0 {
 		t.Errorf("the list of the log is %+v", list)
 	}
 	for _, p := range list.Parts {
