@@ -21,8 +21,11 @@ import (
 const (
 	printedBlock = 1000
 	printingMuch = `
-for block in range(%d):
-    print('\n'.join(f'{i:09d} {i * 2654435761 %% 4294967296:010d} é' + 'x' * 76 for i in range(block * %d, (block + 1) * %d)))
+import time
+for block in range(%[1]d):
+    if block == %[1]d // 2:
+        time.sleep(2)  # while which the gateway is killed
+    print('\n'.join(f'{i:09d} {i * 2654435761 %% 4294967296:010d} é' + 'x' * 76 for i in range(block * %[2]d, (block + 1) * %[2]d)))
 `
 )
 
@@ -122,17 +125,38 @@ func TestAllThatACellPrintsCanBeReadAlthoughTheGatewayIsKilled(t *testing.T) {
 	w := ann.Dial(t, x.Kernel.ID, probe.Dialing{Session: page})
 	w.Run(t, fmt.Sprintf("print(%q)", strings.TrimSpace(begin)))
 	began, lines := time.Now(), muchPrinted(t)
-	id := w.Start(t, fmt.Sprintf(printingMuch, lines/printedBlock, printedBlock, printedBlock))
+	id := w.Start(t, fmt.Sprintf(printingMuch, lines/printedBlock, printedBlock))
+	replied, idle := false, false
+	note := func(m probe.Message) {
+		replied = replied || m.Parent.MsgID == id && m.Channel == "shell"
+		idle = idle || m.Parent.MsgID == id && m.State() == "idle"
+	}
 	_, before := w.Wait(t, probe.Patience, "output", func(m probe.Message) bool { return m.Header.MsgType == "stream" })
 	if err := ann.process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	for _, m := range before {
+		note(m)
+	}
+	for { // what had come before the kill
+		m, err := w.TryNext(probe.Patience)
+		if err != nil {
+			break
+		}
+		note(m)
+	}
+	t.Logf("the gateway was killed after %d messages, before the end of the cell: %v", len(before)+1, !idle)
 	if err := ann.process.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("the gateway was killed after %d messages", len(before)+1)
 	w = ann.Dial(t, x.Kernel.ID, probe.Dialing{Session: page})
-	w.Finish(t, id, 5*time.Minute)
+	for !replied || !idle {
+		m, err := w.TryNext(5 * time.Minute)
+		if err != nil {
+			t.Fatalf("waiting for the end of the cell (reply %v, idle %v): %v", replied, idle, err)
+		}
+		note(m)
+	}
 	t.Logf("the cell ended after %v", time.Since(began).Round(time.Millisecond))
 	if got := w.Run(t, "print('next')").Stdout; got != "next\n" {
 		t.Errorf("the next cell says %q", got)
