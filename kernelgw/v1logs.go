@@ -46,22 +46,34 @@ type logPartModel struct {
 	Missing int64     `json:"missing,omitempty"` // bytes of text that are missing before it
 }
 
-// parts returns the parts of the log that a request is for. current says that all that
-// was printed until now is in them.
-func (s *Server) logParts(c *call) (parts []outputlog.Part, current bool, err error) {
-	if s.o.OutputLogs == nil {
-		return nil, false, notFound("This server keeps no output logs")
-	}
+// logParts returns the parts that are kept of the log that a request is for.
+func (s *Server) logParts(c *call) (parts []outputlog.Part, err error) {
 	asked, err := c.sessionID()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	ctx := c.Request().Context()
+	kernel, err := s.runtimeID(c)
+	if err != nil {
+		return nil, err
+	}
+	parts, err = s.o.OutputLogs.Parts(c.Request().Context(), c.workspace, asked, kernel)
+	if err != nil {
+		return nil, s.noLog(err)
+	}
+	return parts, nil
+}
+
+// wholeLog has what was printed until now kept, and returns the parts of the log that a
+// request is for. current is false where that failed.
+func (s *Server) wholeLog(c *call) (parts []outputlog.Part, current bool, err error) {
+	if s.o.OutputLogs == nil {
+		return nil, false, errNoLogs
+	}
 	kernel, err := s.runtimeID(c)
 	if err != nil {
 		return nil, false, err
 	}
-	stored := s.o.Kernels.StoreOutput(ctx, c.workspace, kernel)
+	stored := s.o.Kernels.StoreOutput(c.Request().Context(), c.workspace, kernel)
 	gone := errors.Is(stored, kernels.ErrNotFound)
 	if stored != nil && !gone && !errors.Is(stored, kernels.ErrAgent) {
 		return nil, false, stored
@@ -69,9 +81,8 @@ func (s *Server) logParts(c *call) (parts []outputlog.Part, current bool, err er
 	if stored != nil && !gone {
 		s.o.Log.Warn("an output log lacks what was printed last", "kernel", kernel, "workspace", c.workspace, "error", stored)
 	}
-	parts, err = s.o.OutputLogs.Parts(ctx, c.workspace, asked, kernel)
-	if err != nil {
-		return nil, false, s.noLog(err)
+	if parts, err = s.logParts(c); err != nil {
+		return nil, false, err
 	}
 	if gone && len(parts) == 0 {
 		return nil, false, stored
@@ -80,7 +91,7 @@ func (s *Server) logParts(c *call) (parts []outputlog.Part, current bool, err er
 }
 
 func (s *Server) listLogs(c *call) error {
-	parts, current, err := s.logParts(c)
+	parts, current, err := s.wholeLog(c)
 	if err != nil {
 		return err
 	}
@@ -97,7 +108,7 @@ func (s *Server) listLogs(c *call) error {
 }
 
 func (s *Server) getLogText(c *call) error {
-	parts, current, err := s.logParts(c)
+	parts, current, err := s.wholeLog(c)
 	if err != nil {
 		return err
 	}
@@ -116,7 +127,10 @@ func (s *Server) getLogText(c *call) error {
 }
 
 func (s *Server) getLogPart(c *call) error {
-	parts, _, err := s.logParts(c)
+	if s.o.OutputLogs == nil {
+		return errNoLogs
+	}
+	parts, err := s.logParts(c)
 	if err != nil {
 		return err
 	}
@@ -154,6 +168,8 @@ func (s *Server) noLog(err error) error {
 	}
 	return &httpError{status: http.StatusServiceUnavailable, message: "The output log cannot be read now; try again", retryAfter: 2, cause: err}
 }
+
+var errNoLogs = notFound("This server keeps no output logs")
 
 var errNoPart = notFound("There is no such part, or it is not kept any more")
 

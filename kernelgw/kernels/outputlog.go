@@ -22,7 +22,7 @@ const (
 	storePatience = time.Minute
 	// sealPatience is how long one who asks for an output log waits for what was printed
 	// last to be in it.
-	sealPatience = 10 * time.Second
+	sealPatience = 30 * time.Second
 	// maxPartsTold bounds what is believed of an agent.
 	maxPartsTold = 1 << 20
 	// An honest agent's parts are large, or few. After a small one there is a pause, so

@@ -27,7 +27,7 @@ type Agent struct {
 	terminals *terminals // nil when there is a kernel
 
 	files *filesync.Syncer // set by Run before it serves; nil when the home is the sandbox's own
-	saved chan struct{}    // closed when the kernel is gone and its files are saved
+	saved chan struct{}    // closed when the kernel is gone, and its files and output are saved
 
 	notices chan string // for the user, about files and disks
 
@@ -129,8 +129,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	case <-a.over:
 	}
 	supervisor.Wait()
-	a.saveOutput()
-	a.saveFiles()
+	var saving sync.WaitGroup
+	saving.Go(a.saveOutput)
+	saving.Go(a.saveFiles)
+	saving.Wait()
+	close(a.saved)
 	a.hub.waitForSockets(drainTime + closeTime)
 	a.hub.cutSockets()
 	a.hub.waitForSockets(closeTime)

@@ -72,7 +72,7 @@ func whereText(log *agentapi.OutputLogConfig) string {
 // take reports whether an iopub message is past a budget. Before it returns it tells
 // of the run that the message ends. Of a stream's text that does not fit it leaves what
 // does.
-func (c *caps) take(k kind, m *jupyter.Message, cell string) (past bool) {
+func (c *caps) take(k kind, m *jupyter.Message, cell string, now time.Time) (past bool) {
 	if c.limits == (agentapi.OutputCaps{}) {
 		return false
 	}
@@ -86,8 +86,8 @@ func (c *caps) take(k kind, m *jupyter.Message, cell string) (past bool) {
 	}
 	size := shownSize(m)
 	of := c.cell(cell, m)
-	if why := c.over(of, k, m, size); why != "" {
-		of.drop(size, why)
+	if why := c.over(of, k, m, size, now); why != "" {
+		of.drop(size, why, now)
 		return true
 	}
 	c.end(of)
@@ -96,7 +96,7 @@ func (c *caps) take(k kind, m *jupyter.Message, cell string) (past bool) {
 	}
 	if cut := cutText(m, size-(of.shown-c.limits.CellBytes)); cut > 0 {
 		of.shown = c.limits.CellBytes
-		of.drop(cut, c.pastCell())
+		of.drop(cut, c.pastCell(), now)
 	}
 	return false
 }
@@ -111,9 +111,9 @@ func shownSize(m *jupyter.Message) int64 {
 }
 
 // drop adds to a run.
-func (of *cellCap) drop(size int64, why string) {
+func (of *cellCap) drop(size int64, why string, now time.Time) {
 	if of.messages == 0 {
-		of.why, of.told, of.patience = why, time.Now(), capFirst
+		of.why, of.told, of.patience = why, now, capFirst
 	}
 	of.messages++
 	of.bytes += uint64(size)
@@ -126,14 +126,14 @@ func (c *caps) pastCell() string {
 // over takes a message of so many bytes from the budgets, or returns which one it is
 // past: what begins within a budget is let through, and takes the rest of it. It needs
 // the lock.
-func (c *caps) over(of *cellCap, k kind, m *jupyter.Message, size int64) (why string) {
+func (c *caps) over(of *cellCap, k kind, m *jupyter.Message, size int64, now time.Time) (why string) {
 	clears := k == kindDisplay && isType(m, `"clear_output"`)
 	adds := !clears && !(k == kindDisplay && isType(m, `"update_display_data"`)) // which is in the place of something
 	most := c.limits.CellBytes
 	switch {
 	case most > 0 && adds && of.id != "" && of.shown >= most:
 		return c.pastCell()
-	case !c.spend(size, time.Now()):
+	case !c.spend(size, now):
 		return "past the " + bytesText(c.limits.SecondBytes) + " that a kernel may show in a second (output_second)"
 	case clears:
 		of.shown = 0

@@ -39,7 +39,7 @@ func (c *capped) say(cell, msgType string, size int) {
 		Channel: jupyter.IOPub, Header: fmt.Appendf(nil, `{"msg_type":%q}`, msgType), Content: make([]byte, size),
 		ParentHeader: fmt.Appendf(nil, `{"msg_id":%q}`, cell),
 	}
-	if !c.caps.take(kindOf(jupyter.PeekRaw(m.Header, "msg_type")), m, cell) {
+	if !c.caps.take(kindOf(jupyter.PeekRaw(m.Header, "msg_type")), m, cell, time.Now()) {
 		c.seen = append(c.seen, cell+": "+msgType)
 	}
 }
@@ -245,5 +245,24 @@ func TestInputIsAskedBehindWhatWasDropped(t *testing.T) {
 	steps := h.events.Follow(&at, eventlog.Public, 10, 1<<20, nil)
 	if len(steps) != 2 || !strings.Contains(string(steps[1].Entry.Value.message().Content), "output truncated: 3 messages") {
 		t.Errorf("the log has %d messages, want output and a marker", len(steps))
+	}
+}
+
+// BenchmarkCapped is what budgets and the output log cost a message of 100 bytes: a
+// microsecond or two, and nothing that is allocated.
+func BenchmarkCapped(b *testing.B) {
+	o := &Options{RuntimeDir: b.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	o.Config.Caps = agentapi.OutputCaps{CellBytes: 1 << 60, SecondBytes: 1 << 50}
+	o.Config.OutputLog = &agentapi.OutputLogConfig{SpoolBytes: 1}
+	h := newHub(o, func() {})
+	defer h.output.Close()
+	m := jupyter.NewStream("stdout", line(1234, 100), "k", []byte(`{"msg_id":"a"}`))
+	b.ReportAllocs()
+	for b.Loop() {
+		now := time.Now()
+		h.output.Text(jupyter.PeekRaw(m.Content, "text"), now)
+		if h.caps.take(kindStream, m, "a", now) {
+			b.Fatal("it is past a budget")
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"kernelgw/jupyter"
@@ -45,7 +46,7 @@ func TestAStreamIsShownAsFarAsItFits(t *testing.T) {
 	for i := range 3 {
 		m := jupyter.NewStream("stdout", strings.Repeat("ä", 2000), "k", nil)
 		before := len(m.Content)
-		past := c.take(kindStream, m, "a")
+		past := c.take(kindStream, m, "a", time.Now())
 		if past != (i > 0) {
 			t.Errorf("message %d is past the budget: %v", i, past)
 		}

@@ -84,7 +84,6 @@ func (a *Agent) showNotices(ctx context.Context) {
 // if there is a way to it. Without one there is nothing to wait for: the sandbox
 // ends.
 func (a *Agent) saveFiles() {
-	defer close(a.saved)
 	if a.files == nil || !a.files.Status().Linked {
 		return
 	}

@@ -128,15 +128,16 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 	if parent.ours {
 		return true
 	}
+	now := time.Now()
 	switch kind {
 	case kindStatus:
 		h.learnSession(m)
 	case kindStream:
 		if h.output != nil {
-			h.output.Text(jupyter.PeekRaw(m.Content, "text"), time.Now())
+			h.output.Text(jupyter.PeekRaw(m.Content, "text"), now)
 		}
 	}
-	if h.caps.take(kind, m, parent.id) {
+	if h.caps.take(kind, m, parent.id, now) {
 		h.dropped.Add(1)
 		return false
 	}

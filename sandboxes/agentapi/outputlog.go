@@ -81,9 +81,15 @@ func (p OutputLogPart) Check() error {
 	return nil
 }
 
+const (
+	// sealTimeout is for an agent that makes parts on demand every few seconds only.
+	sealTimeout = 20 * time.Second
+	partTimeout = 30 * time.Second
+)
+
 // SealLog has the agent make a part of what was printed until now.
 func (c *Client) SealLog(ctx context.Context) error {
-	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/log/seal", callTimeout)
+	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/log/seal", sealTimeout)
 	return err
 }
 
@@ -92,7 +98,7 @@ var ErrNoPart = errors.New("no part of output waits")
 
 // LogPart fetches the oldest part of output that waits. ErrNoPart.
 func (c *Client) LogPart(ctx context.Context) (p OutputLogPart, content []byte, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
+	ctx, cancel := context.WithTimeoutCause(ctx, partTimeout, errSilent)
 	defer cancel()
 	resp, err := c.roundTrip(ctx, http.MethodGet, "/v1/log/parts", nil)
 	if err != nil {

@@ -137,6 +137,7 @@ func (l *Log) SealOld(now time.Time) {
 	l.change(func() {
 		if l.size > 0 && now.Sub(l.begun) >= partAge {
 			l.seal()
+			l.gzip, l.packed = nil, bytes.Buffer{} // a kernel that prints little takes no memory for it
 		}
 	})
 }
