@@ -61,7 +61,7 @@ func TestALateLineLosesNothing(t *testing.T) {
 
 func TestALineOfSingleBytesLosesNothing(t *testing.T) {
 	faulty(t, func(g *game, cell string) {
-		g.w.line.drips.Store(1 << 40)
+		g.w.line.drips.Store(64 << 10)
 		g.done(cell)
 	})
 }
