@@ -169,6 +169,12 @@ func (k *Kernel) stream(r *request, name, text string) *jupyter.Message {
 // routing identity.
 func (k *Kernel) askInput(ctx context.Context, r *request, prompt string) error {
 	p := k.stdin.find(r.peer.identity)
+	for tries := 0; p == nil && tries < 1000; tries++ { // a handshake ends on the client's side first
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+		p = k.stdin.find(r.peer.identity)
+	}
 	if p == nil {
 		return &scriptError{"StdinNotImplementedError", "the client has no stdin socket of that identity"}
 	}

@@ -59,7 +59,7 @@ type place struct {
 type history struct {
 	session string
 	first   string // its first request
-	last    string // its last, whose reply it has got; "" when it stopped in the middle
+	last    string // its last, whose reply it has got
 	conns   []leg
 }
 

@@ -133,7 +133,7 @@ type game struct {
 	w        *world
 	follower *follower
 	clients  []*session // those of now
-	gone     []*session // those whose session_id will not come back
+	gone     []*session // those that went on under another session_id
 }
 
 func (g *game) join(s *session) {
@@ -174,13 +174,10 @@ func (g *game) do(s step) {
 		g.w.killGateway()
 	case "drain":
 		g.w.line.release()
-		silent := 0
-		for _, s := range slices.Concat(g.gone, g.clients) {
-			if s.now().frozen() {
-				silent++
-			}
+		for _, c := range g.w.conns {
+			c.thaw() // one that answers nothing would hold up the drain for seconds
 		}
-		g.w.drainGateway(silent)
+		g.w.drainGateway()
 	case "cut":
 		for _, c := range g.w.conns {
 			c.doom()
@@ -206,14 +203,17 @@ func (g *game) do(s step) {
 // stats say what a game was about.
 type stats struct{ messages, connections, again, lost int }
 
-// judge ends the game: every client comes back to a calm world and runs a last
-// cell, by whose end it has all that was before.
+// judge ends the game: every client, also one that went on under another
+// session_id, comes back to a calm world and runs a last cell, by whose end it has
+// all that was before.
 func (g *game) judge(logBytes int64) (problem string, played stats) {
 	g.do(step{Do: "calm", Who: -1})
 	g.w.line.release()
+	all := slices.Concat(g.gone, g.clients)
 	ours := map[string]bool{}
 	last := map[*session]string{}
-	for _, s := range g.clients {
+	for _, s := range all {
+		ours[s.id] = true
 		s.come()
 		last[s] = s.run("say there")
 		for _, part := range []func(arrival) bool{
@@ -235,10 +235,6 @@ func (g *game) judge(logBytes int64) (problem string, played stats) {
 		if c.strange != nil {
 			return fmt.Sprintf("a client got what it cannot read: %v", c.strange), played
 		}
-	}
-	all := slices.Concat(g.gone, g.clients)
-	for _, s := range all {
-		ours[s.id] = true
 	}
 	m := newModel(g.w.said(), ours, logBytes)
 	for i, s := range all {

@@ -32,7 +32,7 @@ const (
 	agentToken = "agent0123456789abcdef0123456789abc"
 
 	// patience is for what must come; nothing waits for it to pass.
-	patience = time.Minute
+	patience = 2 * time.Minute
 )
 
 // reporter is what a test reports to, a testing.TB or a rapid.T.
@@ -298,13 +298,12 @@ func (w *world) killGateway() {
 	w.replace()
 }
 
-// drainGateway is SIGTERM and a start of the next one, after all clients that
-// answer have gone. Of silent ones the agent does not know that yet.
-func (w *world) drainGateway(silent int) {
+// drainGateway is SIGTERM and a start of the next one, after all clients have gone
+// and the agent has seen it: what they acknowledged has arrived.
+func (w *world) drainGateway() {
 	w.t.Helper()
-	old := w.gateway
-	old.close()
-	w.until("clients have left a gateway that drains", func() bool { return w.agent.Status().Connections <= silent })
+	w.gateway.close()
+	w.until("all clients have left a gateway that drains", func() bool { return w.agent.Status().Connections == 0 })
 	w.replace()
 }
 
