@@ -100,7 +100,7 @@ var layers = []layer{
 	{packages: "kernelgw/telemetry", why: "metrics and logs are arguments to the others, and know none of them"},
 
 	{packages: "conformance/...", ours: []string{"conformance/..."}, support: true, why: "the black-box suite would share our mistakes"},
-	{packages: "bench/relay", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq"}, support: true, why: "the least that a server can be has the sockets and encodings of ours, and nothing of what is measured against it"},
+	{packages: "bench/relay", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq"}, tests: []string{"jupyter/jupytertest"}, support: true, why: "the least that a server can be has the sockets and encodings of ours, and nothing of what is measured against it"},
 	{packages: "bench", support: true, why: "what is measured is a server, whoever wrote it"},
 	{packages: "images", why: "recipes of images are files"},
 	{packages: "docs/examples/...", stdlib: true, why: "an example is what a client of anybody's can be"},

@@ -24,6 +24,8 @@ type kernel struct {
 	cmd    *exec.Cmd
 	client *zmq.Client
 	all    sync.WaitGroup
+	heard  chan struct{} // closed by relay with the first message
+	once   sync.Once
 
 	scratch []byte // owned by relay
 
@@ -49,7 +51,7 @@ func startKernel(ctx context.Context, argv []string) (*kernel, error) {
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "{connection_file}", file)
 	}
-	k := &kernel{dir: dir, cmd: exec.Command(args[0], args[1:]...)}
+	k := &kernel{dir: dir, heard: make(chan struct{}), cmd: exec.Command(args[0], args[1:]...)}
 	k.cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // as in the kernelspec of the others
 	if err := errors.Join(os.WriteFile(file, b, 0o600), k.cmd.Start()); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -60,7 +62,15 @@ func startKernel(ctx context.Context, argv []string) (*kernel, error) {
 		return nil, err
 	}
 	k.all.Go(func() { _ = k.client.Run(context.Background(), k.relay) })
-	return k, nil
+	// A kernel drops what it says before it knows of the subscription, which it
+	// welcomes.
+	select {
+	case <-k.heard:
+		return k, nil
+	case <-ctx.Done():
+		k.close()
+		return nil, errors.New("the kernel does not welcome who subscribes")
+	}
 }
 
 // freePorts picks ports that are free, and a key.
@@ -105,6 +115,7 @@ func (k *kernel) detach(s *socket) {
 
 // relay gives a message of the kernel to every client, whoever it is for.
 func (k *kernel) relay(m *jupyter.Message) {
+	k.once.Do(func() { close(k.heard) })
 	k.scratch, _ = wsproto.Append(k.scratch[:0], wsproto.V1, m)
 	k.mu.Lock()
 	sockets := k.sockets
