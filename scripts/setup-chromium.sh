@@ -8,8 +8,8 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-root=$PWD
-home=$root/.cache/chromium
+mkdir -p .cache/chromium/bin
+home=$(cd .cache/chromium && pwd -P)
 browser=${CHROMIUM:-chromium}
 
 say() { printf 'setup-chromium: %s\n' "$*"; }
@@ -18,7 +18,6 @@ fail() {
 	exit 1
 }
 
-mkdir -p "$home/bin"
 if command -v flock >/dev/null 2>&1; then
 	exec 9>"$home/lock"
 	flock 9
