@@ -70,6 +70,16 @@ func (l *Log) Text(raw []byte, now time.Time) {
 	})
 }
 
+// Lose notes that so many bytes were printed that nobody has.
+func (l *Log) Lose(size int64) {
+	l.change(func() {
+		if l.size > 0 {
+			l.seal() // what is missing is behind it
+		}
+		l.offset += size
+	})
+}
+
 // change does something with the lock, and tells if it made parts.
 func (l *Log) change(do func()) {
 	l.mu.Lock()

@@ -148,6 +148,19 @@ func TestWhatHasNoRoomIsMissingAndSaysSo(t *testing.T) {
 	}
 }
 
+func TestWhatNobodyHasIsMissingWhereItWas(t *testing.T) {
+	l, _ := newLog(t, 1<<20)
+	l.Text(quoted(t, "before"), time.Now())
+	l.Lose(100)
+	l.Text(quoted(t, "behind"), time.Now())
+	l.Lose(1000)
+	l.Seal(time.Now())
+	text, parts := drain(t, l)
+	if string(text) != "beforebehind" || len(parts) != 3 || parts[1].From != 106 || parts[2].From != 1112 || parts[2].Bytes != 0 {
+		t.Errorf("%q came in %+v", text, parts)
+	}
+}
+
 func TestADiskThatFailsLosesTextAndNothingElse(t *testing.T) {
 	l, _ := newLog(t, 1<<20)
 	l.Text(quoted(t, "one"), time.Now())
