@@ -75,11 +75,12 @@ func drain(t *testing.T, l *Log) (text []byte, parts []agentapi.OutputLogPart) {
 
 func TestPartsHoldAllThatWasPrinted(t *testing.T) {
 	l, changes := newLog(t, 1<<30)
+	l.full = 256 << 10
 	random := rand.New(rand.NewPCG(1, 2))
 	var want bytes.Buffer
 	for i := range 200 {
 		text := fmt.Sprintf("line %d äöü 🙂 \"\\\x1b[0m\n", i)
-		noise := make([]byte, random.IntN(60_000))
+		noise := make([]byte, random.IntN(6_000))
 		for i := range noise {
 			noise[i] = byte(random.Uint32())
 		}
