@@ -61,7 +61,9 @@ type Log struct {
 }
 
 // New makes a Log that holds nothing.
-func New(o Options) *Log { return &Log{o: o, full: agentapi.OutputPartSize, most: agentapi.OutputPartBytes} }
+func New(o Options) *Log {
+	return &Log{o: o, full: agentapi.OutputPartSize, most: agentapi.OutputPartBytes}
+}
 
 // Text takes a text that was printed, as a JSON string with its quotes. What is no
 // such string is taken as far as it is one.
