@@ -31,9 +31,10 @@ run: build image frontend $(TOOLS)/runsc ## install what is missing, start the g
 tools: ## install what checks and tests need into .cache
 	@scripts/setup-tools.sh
 
-clients: ## install the real clients, a browser and the stock servers for the tests into .cache
+clients: ## install the real clients, a browser, nginx and the stock servers for the tests into .cache
 	@scripts/setup-clients.sh
 	@scripts/setup-chromium.sh
+	@scripts/setup-nginx.sh
 
 check: tools ## formatters, linters, import rules, generated docs, known vulnerabilities
 	@scripts/check.sh
@@ -55,7 +56,7 @@ soak: ## start and stop sandboxes with random writes, a thousand times (SOAK_CYC
 	@KERNELGW_SOAK_CYCLES=$(SOAK_CYCLES) go test -v -count=1 -timeout 4h -run 'Cycles|StopAndStart' ./sandboxes/agent/filesync ./contents/contentsync
 
 bench: build image frontend $(TOOLS)/runsc clients ## measure against a stock jupyter_server, write docs/performance.md
-	@scripts/setup-clients.sh s3contents
+	@scripts/setup-clients.sh s3contents kernel_gateway
 	go run ./bench -o docs/performance.md
 
 clean: ## remove bin; .cache stays (remove it by hand to start from nothing)

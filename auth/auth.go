@@ -69,4 +69,5 @@ const (
 	API    Access = "api"    // 403 with a JSON body
 	Page   Access = "page"   // 302 to the login page
 	Socket Access = "socket" // 403 before the upgrade
+	Admin  Access = "admin"  // 403, and 404 for users: it is for who runs the server
 )

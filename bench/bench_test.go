@@ -49,20 +49,26 @@ func TestParseFindsWhatTheClientLooksAt(t *testing.T) {
 func TestFiguresAreMediansWithTheirRangeAndVerdict(t *testing.T) {
 	f := newFigures()
 	base, mine := subject{kernels, "stock", fakeKernel, true}, subject{kernels, "process", fakeKernel, true}
+	bare := subject{kernels, relay, fakeKernel, true}
 	for _, v := range []float64{2, 1, 4} {
 		f.add(base, latencyQuick, v)
 		f.add(mine, latencyQuick, v/8)
 		f.add(base, throughput, 1000*v)
 		f.add(mine, throughput, 5000*v)
+		f.add(bare, latencyQuick, v/16)
+		f.add(bare, throughput, 6250*v)
 	}
 	f.add(mine, idleOpen, 499)
 	f.add(mine, idleRSS, 59.94)
+	f.add(subject{streams, "process", fakeKernel, true}, politeLost, 0)
+	f.add(subject{streams, "process", fakeKernel, true}, abruptLost, 1)
 	page := f.page(machine{"a machine"}, "go run ./bench", plan{rounds: 3})
 	for _, want := range []string{
-		"| execute round trip p50, client acknowledges at once, ms | 2.000 (1.000-4.000) | 0.250 (0.125-0.500) | 1/8.0 | at most 1/4: met |",
-		"| iopub messages of 100 B, 1/s | 2000 (1000-4000) | 10000 (5000-20000) | 5.0 | at least 10 times: **missed** |",
+		"| execute round trip p50, client acknowledges at once, ms | 2.000 (1.000-4.000) | 0.250 (0.125-0.500) | 1/8.0 | at most 1/5: met; under 1.5 times of relay: **missed** | 0.125 (0.062-0.250) | 2.0 |",
+		"| iopub messages of 100 B, 1/s | 2000 (1000-4000) | 10000 (5000-20000) | 5.0 | at least 15 times: **missed**; at least 0.8 times of relay: met | 12500 (6250-25000) | 1/1.2 |",
 		"| idle WebSockets open, of 500 | - | 499 | - | 500: **missed** |",
-		"| server memory (RSS) an idle WebSocket, KiB | - | 59.9 | - | under 60: met |",
+		"| server memory (RSS) an idle WebSocket, KiB | - | 59.9 | - | at most 1/3; under 60: met |",
+		"| lost, client closes and comes back | - | 0 | - | none: met |", "| lost, connection is reset | - | 1 | - | none: **missed** |",
 		"    go run ./bench\n", "- a machine\n", "3 rounds",
 	} {
 		if !strings.Contains(page, want) {
@@ -192,5 +198,15 @@ func TestOwnProcessorTimeGrows(t *testing.T) {
 	}
 	if _, err := cpu(1<<22 + 1); err == nil {
 		t.Error("a process that cannot exist has used processor time")
+	}
+}
+
+func TestSightingsTellWhatIsLateFromWhatIsRepeated(t *testing.T) {
+	seen := sightings{numbers: map[int]bool{}}
+	for _, number := range []int{0, 1, 4, 5, 4, 3, 6} {
+		seen.see(number)
+	}
+	if len(seen.numbers) != 6 || seen.repeated != 1 || seen.disordered != 1 {
+		t.Errorf("%d numbers, %d repeated, %d out of order", len(seen.numbers), seen.repeated, seen.disordered)
 	}
 }

@@ -86,7 +86,16 @@ type client struct {
 // once instead of with up to 40 ms of delay, which an ordinary client pays for
 // a server that does not set TCP_NODELAY.
 func (s *server) connect(ctx context.Context, kernel string, quick bool) (*client, error) {
-	c := &client{session: uuid.NewString(), quiet: 15 * time.Second}
+	return s.join(ctx, kernel, uuid.NewString(), quick)
+}
+
+// reconnect is connect for a client that was there before.
+func (s *server) reconnect(ctx context.Context, kernel, session string) (*client, error) {
+	return s.join(ctx, kernel, session, true)
+}
+
+func (s *server) join(ctx context.Context, kernel, session string, quick bool) (*client, error) {
+	c := &client{session: session, quiet: 15 * time.Second}
 	u := s.base.JoinPath("api/kernels", kernel, "channels")
 	u.Scheme = "ws"
 	u.RawQuery = "session_id=" + c.session
@@ -212,6 +221,13 @@ func (c *client) ready() error {
 	}
 }
 
+// request is the content of an execute_request.
+func request(code string) map[string]any {
+	return map[string]any{
+		"code": code, "silent": false, "store_history": false, "user_expressions": struct{}{}, "allow_stdin": false, "stop_on_error": true,
+	}
+}
+
 // errIdleLost says that a cell was answered but its idle status never came: a
 // kernel drops iopub messages when its server reads them too slowly.
 var errIdleLost = errors.New("the idle status of a cell was lost")
@@ -221,9 +237,7 @@ var errIdleLost = errors.New("the idle status of a cell was lost")
 // client is of no use any more.
 func (c *client) execute(code string, onStream func(content []byte)) error {
 	_ = c.ws.SetReadDeadline(time.Now().Add(patience))
-	sent, err := c.send("execute_request", map[string]any{
-		"code": code, "silent": false, "store_history": false, "user_expressions": struct{}{}, "allow_stdin": false, "stop_on_error": true,
-	})
+	sent, err := c.send("execute_request", request(code))
 	if err != nil {
 		return err
 	}

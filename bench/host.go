@@ -60,17 +60,19 @@ func (h *host) interpreter(venv string) (string, error) {
 	return python, nil
 }
 
-// kernels builds the fake kernel and writes the kernelspecs.
+// program is where one that bench builds is.
+func (h *host) program(name string) string { return filepath.Join(h.dir, name) }
+
+// kernels builds the fake kernel and the relay, and writes the kernelspecs.
 func (h *host) kernels(ctx context.Context) error {
-	fake := filepath.Join(h.dir, "fakekernel")
-	build := exec.CommandContext(ctx, "go", "build", "-o", fake, "./jupyter/jupytertest/fakekernel")
+	build := exec.CommandContext(ctx, "go", "build", "-o", h.dir, "./jupyter/jupytertest/fakekernel", "./bench/relay")
 	build.Dir, build.Env = h.root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot build the fake kernel: %w\n%s", err, out)
+		return fmt.Errorf("cannot build the fake kernel and the relay: %w\n%s", err, out)
 	}
 	h.path = filepath.Join(h.dir, "jupyter")
 	for name, argv := range map[string][]string{
-		fakeKernel:   {fake, "-f", "{connection_file}"},
+		fakeKernel:   {h.program("fakekernel"), "-f", "{connection_file}"},
 		pythonKernel: {h.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"},
 	} {
 		spec, err := kernelspec(name, argv...)

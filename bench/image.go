@@ -24,7 +24,7 @@ func (h *host) fakeImage(ctx context.Context) (store string, err error) {
 	if _, err := os.Stat(store); err == nil {
 		return store, nil
 	}
-	binary, err := os.ReadFile(filepath.Join(h.dir, "fakekernel"))
+	binary, err := os.ReadFile(h.program("fakekernel"))
 	if err != nil {
 		return "", err
 	}

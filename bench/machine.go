@@ -26,6 +26,9 @@ func describe(ctx context.Context, h *host, subjects []subject) machine {
 		h.packages(ctx, "stock", "jupyter_server", "jupyter_client", "pyzmq", "tornado", "ipykernel"),
 	}
 	measured := func(is func(subject) bool) bool { return slices.ContainsFunc(subjects, is) }
+	if measured(func(s subject) bool { return s.server == kernelGateway }) {
+		about = append(about, h.packages(ctx, kernelGateway, "jupyter_kernel_gateway", "jupyter_server", "jupyter_client", "pyzmq", "tornado"))
+	}
 	if measured(func(s subject) bool { return s.server == "s3contents" }) {
 		about = append(about, h.packages(ctx, "s3contents", "s3contents", "jupyter_server", "s3fs", "aiobotocore"))
 	}

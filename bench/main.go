@@ -1,10 +1,11 @@
-// Bench measures kernelgw against a stock jupyter_server, and its files against
-// s3contents, too: the same machine, the same kernel, the same client, in turns.
+// Bench measures kernelgw against a stock jupyter_server, its kernels against
+// kernel_gateway and a bare relay, and its files against s3contents, too: the same
+// machine, the same kernel, the same client, in turns.
 // It starts all of them itself and writes a page of Markdown. It fails when
 // something does not work, never because it was slow.
 //
 //	go run ./bench -o docs/performance.md
-//	go run ./bench -quick -parts files,lab
+//	go run ./bench -quick -parts kernels,streams -servers stock,process,relay
 package main
 
 import (
@@ -42,6 +43,11 @@ type plan struct {
 	settle         time.Duration // before memory is read
 	files          filePlan
 	visits         int // of JupyterLab's page
+
+	volume    int            // bytes of the large messages, for each size
+	fanOut    map[string]int // messages to a hundred clients, by server kind
+	stalled   int            // bytes past a stalled reader
+	returning int            // messages while a client is away for a while
 }
 
 func plans(quick bool) plan {
@@ -50,12 +56,14 @@ func plans(quick bool) plan {
 			rounds: 1, executes: 100, plainExecutes: 30, pythonMessages: 2000, idleSockets: 500,
 			settle: time.Second, messages: map[string]int{stock: 3000, kernelgw: 100_000},
 			files: filePlan{lists: 10, looks: 100, saves: 5, renames: 1}, visits: 1,
+			volume: 256 << 20, fanOut: map[string]int{stock: 200, kernelgw: 2000}, stalled: 1 << 30, returning: 3000,
 		}
 	}
 	return plan{
 		rounds: 3, executes: 300, plainExecutes: 100, pythonMessages: 10_000, idleSockets: 500,
 		messages: map[string]int{stock: 10_000, kernelgw: 300_000},
 		files:    filePlan{lists: 30, looks: 300, saves: 20, renames: 3}, visits: 5,
+		volume: 1 << 30, fanOut: map[string]int{stock: 500, kernelgw: 10_000}, stalled: 1 << 30, returning: 3000,
 	}
 }
 
@@ -65,8 +73,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	out := flags.String("o", "", "`file` to write the page to; standard output when empty")
 	quick := flags.Bool("quick", false, "one short round, a few minutes")
 	rounds := flags.Int("rounds", 0, "rounds; 0 means 3, or 1 with -quick")
-	parts := flags.String("parts", "kernels,files,lab", "what to measure, `names` separated by commas")
-	servers := flags.String("servers", "stock,process,gvisor,s3contents,process-s3", "of which servers, `names` separated by commas")
+	parts := flags.String("parts", "kernels,streams,files,lab", "what to measure, `names` separated by commas")
+	servers := flags.String("servers", "stock,process,relay,kernel_gateway,gvisor,s3contents,process-s3", "of which servers, `names` separated by commas")
 	bin := flags.String("bin", "", "`directory` of kernelgw and kernelagent; bin of the checkout when empty")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -112,13 +112,7 @@ func (s subject) throughput(ctx context.Context, srv *server, kernel string, p p
 	if err := c.execute(code(n/20), func([]byte) {}); err != nil { // warm up
 		return err
 	}
-	gateway := srv.pid()
-	agents := srv.agents()
-	before, err := cpu(gateway)
-	if err != nil {
-		return err
-	}
-	agentBefore, err := cpu(agents...)
+	work, err := srv.meter()
 	if err != nil {
 		return err
 	}
@@ -142,23 +136,14 @@ func (s subject) throughput(ctx context.Context, srv *server, kernel string, p p
 	} else if err != nil {
 		return err
 	}
-	after, err := cpu(gateway)
-	if err != nil {
-		return err
-	}
-	agentAfter, err := cpu(agents...)
-	if err != nil {
+	if err := work.stop(); err != nil {
 		return err
 	}
 	if got < 2 {
 		return fmt.Errorf("of %d messages %d arrived", n, got)
 	}
-	micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 / float64(got) }
 	out.add(s, throughput, float64(got-1)/last.Sub(first).Seconds())
-	out.add(s, gatewayCPU, micros(after-before))
-	if len(agents) > 0 {
-		out.add(s, agentCPU, micros(agentAfter-agentBefore))
-	}
+	work.each(float64(got)/1e6, s, gatewayCPU, agentCPU, out)
 	out.add(s, lost, float64(n-got))
 	out.add(s, misordered, float64(disordered))
 	return nil

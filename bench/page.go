@@ -20,8 +20,11 @@ figures depend on the machine, and of a shared machine only the ratios hold.
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
 	fmt.Fprintf(&b, "- %s, the servers in turns, each started afresh; medians (min-max)\n", count(p.rounds, "round"))
-	if f.any(kernels) {
+	if f.any(kernels) || f.any(streams) {
 		f.kernelTables(&b)
+	}
+	if f.any(kernels) {
+		f.pythonTable(&b)
 	}
 	if f.any(files) {
 		f.fileTable(&b)
@@ -29,7 +32,7 @@ figures depend on the machine, and of a shared machine only the ratios hold.
 	if f.any(lab) {
 		f.labTable(&b)
 	}
-	f.notes(&b)
+	f.notes(&b, p)
 	if len(f.remarks) > 0 {
 		b.WriteString("\n## Seen\n\n")
 		for _, r := range f.remarks {
@@ -46,17 +49,41 @@ func (f *figures) kernelTables(b *strings.Builder) {
 The kernel of jupyter/jupytertest/fakekernel, so that the server is what is
 measured. The process driver runs it as jupyter_server does, as a plain child:
 that is like for like, and what is asked for. The gvisor driver runs it, with its
-agent, in a sandbox.
+agent, in a sandbox. The bare relay (bench/relay) is what a gateway cannot do
+without: one process between WebSockets and ZeroMQ, with the sockets and encodings
+of kernelgw's agent, without log, acknowledgement, limits or a second hop.
+kernel_gateway is Jupyter's own headless server.
 
 `)
-	base, mine := subject{kernels, "stock", fakeKernel, true}, subject{kernels, "process", fakeKernel, true}
-	sandboxed := subject{kernels, "gvisor", fakeKernel, true}
-	f.table(b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "asked for", "kernelgw, gvisor", "ratio"}, kernelLines, func(line *figure) []string {
+	of := func(server string) subject { return subject{kernels, server, fakeKernel, true} }
+	base, mine, sandboxed, bare, other := of("stock"), of("process"), of("gvisor"), of(relay), of(kernelGateway)
+	head := []string{
+		"figure", "jupyter_server", "kernelgw, process", "ratio", "asked for", "bare relay", "ratio to it",
+		"kernel_gateway", "ratio to it", "kernelgw, gvisor", "ratio to jupyter_server",
+	}
+	cells := func(line *figure) []string {
 		return []string{
 			f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line),
+			f.cell(bare, line), f.ratio(mine, bare, line), f.cell(other, line), f.ratio(mine, other, line),
 			f.cell(sandboxed, line), f.ratio(sandboxed, base, line),
 		}
-	})
+	}
+	if f.any(kernels) {
+		f.table(b, head, kernelLines, cells)
+	}
+	if f.any(streams) {
+		b.WriteString(`
+### Much, to many, past who reads nothing, and to who comes back
+
+`)
+		for _, s := range []*subject{&base, &mine, &sandboxed, &bare, &other} {
+			s.part = streams
+		}
+		f.table(b, head, streamLines, cells)
+	}
+}
+
+func (f *figures) pythonTable(b *strings.Builder) {
 	b.WriteString(`
 ## ipykernel
 
@@ -65,8 +92,8 @@ driver runs the one of its image, inside a sandbox. Here most of the time is the
 kernel's own.
 
 `)
-	base, mine = subject{kernels, "stock", pythonKernel, false}, subject{kernels, "process", pythonKernel, false}
-	sandboxed = subject{kernels, "gvisor", imageKernel, false}
+	base, mine := subject{kernels, "stock", pythonKernel, false}, subject{kernels, "process", pythonKernel, false}
+	sandboxed := subject{kernels, "gvisor", imageKernel, false}
 	f.table(b, []string{"figure", "jupyter_server", "kernelgw, process", "ratio", "kernelgw, gvisor", "ratio"}, kernelLines, func(line *figure) []string {
 		return []string{f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.cell(sandboxed, line), f.ratio(sandboxed, base, line)}
 	})
@@ -86,12 +113,8 @@ the last column, for like with like.
 	s3, mineOnS3 := subject{part: files, server: "s3contents"}, subject{part: files, server: "process-s3"}
 	head := []string{"figure", "jupyter_server", "kernelgw, embedded", "ratio", "asked for", "s3contents", "embedded to it", "kernelgw, SeaweedFS", "ratio to s3contents"}
 	f.table(b, head, fileLines, func(line *figure) []string {
-		against := base
-		if line.need.of != "" {
-			against.server = line.need.of
-		}
 		return []string{
-			f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, against, line),
+			f.cell(base, line), f.cell(mine, line), f.ratio(mine, base, line), f.wanted(mine, base, line),
 			f.cell(s3, line), f.ratio(mine, s3, line), f.cell(mineOnS3, line), f.ratio(mineOnS3, s3, line),
 		}
 	})
@@ -112,7 +135,7 @@ when the launcher offers a kernel and the file browser shows a file.
 }
 
 // notes say how what was measured is to be read.
-func (f *figures) notes(b *strings.Builder) {
+func (f *figures) notes(b *strings.Builder, p plan) {
 	b.WriteString("\n## How to read this\n\n")
 	if f.any(kernels) {
 		b.WriteString(`- A round trip ends with the later of ` + "`execute_reply`" + ` and the ` + "`idle`" + ` status.
@@ -132,6 +155,19 @@ func (f *figures) notes(b *strings.Builder) {
 - Memory of a WebSocket is the growth of the process's resident set over those
   opened, all on one kernel, after ten that are not counted.
 `)
+	}
+	if f.any(streams) {
+		b.WriteString(fmt.Sprintf(`- A GB is 1e9 bytes of text; %d MiB are printed for each size of message.
+- A hundred clients of one kernel get %s of 100 B each. A delivery is one of
+  them at one client.
+- The stalled reader's WebSocket is open and its TCP buffers are full. %d MiB are printed in
+  messages of 64 KiB, first without and then with it, to another client that reads.
+  Memory is that of the server and of kernelgw's agent, from before the first to the
+  most at any time. The relay is left out: it stops.
+- Who comes back does so after 200 ms with the same session_id, in the middle of %s,
+  one each millisecond, and reads until the cell is idle, or nothing came for 5 s. The
+  close is 1001; the reset is one of TCP.
+`, p.volume>>20, count(p.fanOut[kernelgw], "message"), p.stalled>>20, count(p.returning, "message")))
 	}
 	if f.any(files) {
 		b.WriteString(`- The client of the files keeps its connection open, acknowledges at once and

@@ -25,6 +25,42 @@ func cpu(pids ...int) (time.Duration, error) {
 	return sum, nil
 }
 
+// meter measures what a server and its agents on the host work from meter to stop.
+type meter struct {
+	server        int
+	agents        []int
+	before, spent [2]time.Duration // of the server, and of the agents
+}
+
+func (s *server) meter() (*meter, error) {
+	m := &meter{server: s.pid(), agents: s.agents()}
+	var err error
+	m.before, err = m.read()
+	return m, err
+}
+
+func (m *meter) read() (at [2]time.Duration, err error) {
+	if at[0], err = cpu(m.server); err != nil {
+		return at, err
+	}
+	at[1], err = cpu(m.agents...)
+	return at, err
+}
+
+func (m *meter) stop() error {
+	after, err := m.read()
+	m.spent = [2]time.Duration{after[0] - m.before[0], after[1] - m.before[1]}
+	return err
+}
+
+// each adds the seconds of work for one of n.
+func (m *meter) each(n float64, s subject, server, agent *figure, out *figures) {
+	out.add(s, server, m.spent[0].Seconds()/n)
+	if len(m.agents) > 0 {
+		out.add(s, agent, m.spent[1].Seconds()/n)
+	}
+}
+
 // rss is the resident memory of processes in KiB.
 func rss(pids ...int) (int, error) {
 	sum := 0

@@ -25,6 +25,12 @@ const (
 	kernelgw = "kernelgw"
 )
 
+// Servers beside ours and the stock one, as in the flag -servers.
+const (
+	relay         = "relay"
+	kernelGateway = "kernel_gateway"
+)
+
 const token = "bench0123456789abcdef0123456789abcdef"
 
 // server is a running server under test.
@@ -54,9 +60,32 @@ func (h *host) startLab(ctx context.Context) (*server, error) {
 	return h.startJupyter(ctx, "clients", "jupyterlab", nil)
 }
 
+// startKernelGateway starts the Jupyter Kernel Gateway of .cache/venv/kernel_gateway,
+// with the stock server's rate limit lifted as there.
+func (h *host) startKernelGateway(ctx context.Context) (*server, error) {
+	return h.startPython(ctx, kernelGateway, nil, func(port, _ string) []string {
+		return []string{
+			"-m", "kernel_gateway", "--KernelGatewayApp.ip=127.0.0.1", "--KernelGatewayApp.port=" + port, "--KernelGatewayApp.port_retries=0",
+			"--KernelGatewayApp.auth_token=" + token, "--ZMQChannelsWebsocketConnection.limit_rate=False",
+		}
+	})
+}
+
 // startJupyter starts a Jupyter server program of a Python environment. It stops
 // the server that it needs, if any, when it is stopped or cannot start.
 func (h *host) startJupyter(ctx context.Context, venv, module string, needs *server, more ...string) (*server, error) {
+	return h.startPython(ctx, venv, needs, func(port, home string) []string {
+		return append([]string{
+			"-m", module, "--no-browser", "--allow-root",
+			"--ServerApp.ip=127.0.0.1", "--ServerApp.port=" + port, "--ServerApp.port_retries=0",
+			"--ServerApp.root_dir=" + home, "--IdentityProvider.token=" + token,
+		}, more...)
+	})
+}
+
+// startPython starts a server of a Python environment, whose arguments depend on
+// a port and its home.
+func (h *host) startPython(ctx context.Context, venv string, needs *server, args func(port, home string) []string) (*server, error) {
 	s, err := h.newServer(stock, needs)
 	if err != nil {
 		return nil, err
@@ -70,14 +99,19 @@ func (h *host) startJupyter(ctx context.Context, venv, module string, needs *ser
 		return nil, s.failed(err)
 	}
 	s.base = &url.URL{Scheme: "http", Host: "127.0.0.1:" + ports[0], Path: "/"}
-	if _, err := s.start(h, append([]string{
-		python, "-m", module, "--no-browser", "--allow-root",
-		"--ServerApp.ip=127.0.0.1", "--ServerApp.port=" + ports[0], "--ServerApp.port_retries=0",
-		"--ServerApp.root_dir=" + filepath.Join(s.dir, "home"), "--IdentityProvider.token=" + token,
-	}, more...)...); err != nil {
+	if _, err := s.start(h, append([]string{python}, args(ports[0], filepath.Join(s.dir, "home"))...)...); err != nil {
 		return nil, s.failed(err)
 	}
 	return s, s.ready(ctx, http.MethodGet, "api")
+}
+
+// startRelay starts the bare relay, with the fake kernel.
+func (h *host) startRelay(ctx context.Context) (*server, error) {
+	s, err := h.newServer(kernelgw, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s, h.listening(ctx, s, "api", h.program("relay"), "-token", token, h.program("fakekernel"), "-f", "{connection_file}")
 }
 
 // startKernelgw starts bin/kernelgw with a driver and more flags. It stops the
@@ -91,32 +125,38 @@ func (h *host) startKernelgw(ctx context.Context, driver string, needs *server, 
 	if _, err := os.Stat(binary); err != nil {
 		return nil, s.failed(fmt.Errorf("there is no kernelgw in %s: run make build", h.bin))
 	}
-	first, err := s.start(h, append([]string{
+	return s, h.listening(ctx, s, "readyz", append([]string{
 		binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
 		"--token", token, "--driver", driver,
 	}, more...)...)
+}
+
+// listening starts a server that prints its URL, and waits until a path is
+// answered.
+func (h *host) listening(ctx context.Context, s *server, path string, argv ...string) error {
+	first, err := s.start(h, argv...)
 	if err != nil {
-		return nil, s.failed(err)
+		return s.failed(err)
 	}
 	select {
 	case line := <-first:
 		at := strings.Index(line, "http://")
 		if at < 0 {
-			return nil, s.failed(fmt.Errorf("it printed no URL but %q", line))
+			return s.failed(fmt.Errorf("it printed no URL but %q", line))
 		}
 		u, err := url.Parse(strings.Fields(line[at:])[0])
 		if err != nil {
-			return nil, s.failed(err)
+			return s.failed(err)
 		}
 		s.base = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/") + "/"}
 	case <-s.done:
-		return nil, s.failed(errors.New("it ended"))
+		return s.failed(errors.New("it ended"))
 	case <-time.After(2 * time.Minute):
-		return nil, s.failed(errors.New("it printed no URL within two minutes"))
+		return s.failed(errors.New("it printed no URL within two minutes"))
 	case <-ctx.Done():
-		return nil, s.failed(ctx.Err())
+		return s.failed(ctx.Err())
 	}
-	return s, s.ready(ctx, http.MethodGet, "readyz")
+	return s.ready(ctx, http.MethodGet, path)
 }
 
 // grpcAbove is how far above each of its ports SeaweedFS takes another.

@@ -11,6 +11,7 @@ import (
 // Parts of the page: each has its subjects, its figures and its tables.
 const (
 	kernels = "kernels"
+	streams = "streams"
 	files   = "files"
 	lab     = "lab"
 )
@@ -28,10 +29,17 @@ type subject struct {
 var subjects = []subject{
 	{kernels, "stock", fakeKernel, true},
 	{kernels, "process", fakeKernel, true},
+	{kernels, relay, fakeKernel, true},
+	{kernels, kernelGateway, fakeKernel, true},
 	{kernels, "gvisor", fakeKernel, true},
 	{kernels, "stock", pythonKernel, false},
 	{kernels, "process", pythonKernel, false},
 	{kernels, "gvisor", imageKernel, false},
+	{streams, "stock", fakeKernel, true},
+	{streams, "process", fakeKernel, true},
+	{streams, relay, fakeKernel, true},
+	{streams, kernelGateway, fakeKernel, true},
+	{streams, "gvisor", fakeKernel, true},
 	{part: files, server: "stock"},
 	{part: files, server: "process"},
 	{part: files, server: "s3contents"},
@@ -41,8 +49,11 @@ var subjects = []subject{
 }
 
 func (s subject) String() string {
-	if s.kernel != "" {
+	switch s.part {
+	case kernels:
 		return s.server + " with " + s.kernel
+	case streams:
+		return s.server + " with " + s.kernel + ", streams"
 	}
 	return s.server + ", " + s.part
 }
@@ -92,6 +103,8 @@ func (s subject) measure(ctx context.Context, h *host, p plan, out *figures) err
 		return s.files(ctx, h, p, out)
 	case lab:
 		return s.lab(ctx, h, p, out)
+	case streams:
+		return s.streams(ctx, h, p, out)
 	}
 	return s.kernels(ctx, h, p, out)
 }
@@ -102,6 +115,10 @@ func (s subject) start(ctx context.Context, h *host) (*server, error) {
 		return h.startLab(ctx)
 	case s.server == "stock":
 		return h.startStock(ctx)
+	case s.server == kernelGateway:
+		return h.startKernelGateway(ctx)
+	case s.server == relay:
+		return h.startRelay(ctx)
 	case s.server == "s3contents":
 		return h.startS3contents(ctx)
 	case s.server == "process-s3":

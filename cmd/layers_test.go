@@ -95,10 +95,12 @@ var layers = []layer{
 	{packages: "kernelgw/registry", why: "records are JSON of whatever meaning"},
 	{packages: "kernelgw/registry/registrytest", ours: []string{"kernelgw/registry"}, support: true, why: "the suite is the same for every store"},
 	{packages: "kernelgw/registry/...", ours: []string{"kernelgw/registry"}, tests: []string{"kernelgw/registry/..."}, why: "a store knows records and nothing else"},
+	{packages: "kernelgw/delivery", tests: []string{"..."}, why: "delivery is tested from its one end to its other, and is no part of either"},
 	{packages: "kernelgw/splice", why: "the hot loop copies bytes and imports none of ours"},
 	{packages: "kernelgw/telemetry", why: "metrics and logs are arguments to the others, and know none of them"},
 
 	{packages: "conformance/...", ours: []string{"conformance/..."}, support: true, why: "the black-box suite would share our mistakes"},
+	{packages: "bench/relay", ours: []string{"jupyter", "jupyter/wsproto", "jupyter/zmq"}, support: true, why: "the least that a server can be has the sockets and encodings of ours, and nothing of what is measured against it"},
 	{packages: "bench", support: true, why: "what is measured is a server, whoever wrote it"},
 	{packages: "images", why: "recipes of images are files"},
 	{packages: "docs/examples/...", stdlib: true, why: "an example is what a client of anybody's can be"},

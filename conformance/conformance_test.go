@@ -29,7 +29,7 @@ import (
 type target struct {
 	*probe.Server
 	stock bool
-	// deathWithin is how soon the death of a kernel must be told.
+	// deathWithin is how soon the death of a kernel must be told, on a busy machine.
 	deathWithin time.Duration
 	// process is nil for a server that was not started here.
 	process *servers.Process
@@ -75,9 +75,9 @@ func newTarget(s *probe.Server, p *servers.Process, isStock bool) *target {
 
 // newOwned returns a server that its user closes.
 func newOwned(s *probe.Server, p *servers.Process, isStock bool) *target {
-	tg := &target{Server: s, process: p, stock: isStock, deathWithin: 3 * time.Second}
+	tg := &target{Server: s, process: p, stock: isStock, deathWithin: 20 * time.Second}
 	if isStock {
-		tg.deathWithin = 6 * time.Second // it looks every 3 s
+		tg.deathWithin = 30 * time.Second // it looks every 3 s
 	}
 	tg.shared = sync.OnceValues(func() (string, error) { return s.CreateKernel() })
 	return tg

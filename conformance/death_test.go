@@ -42,7 +42,7 @@ func killedKernelRestarts(t testing.TB, s *target) {
 	if got := w.Run(t, "print('marker' in globals())").Stdout; got != "False\n" {
 		t.Errorf("after the restart: %q", got)
 	}
-	eventually(t, s, k.ID, "idle", 5*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+	eventually(t, s, k.ID, "idle", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 }
 
 func deadAfterFiveRestarts(t testing.TB, s *target) {
@@ -76,7 +76,7 @@ print(alone)`, dir)).Stdout
 		s.Do(t, "GET", "api/kernels/"+k.ID, nil).Want(t, 200, 404) // it may forget the kernel
 		return
 	}
-	dead := eventually(t, s, k.ID, "dead", 5*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "dead" })
+	dead := eventually(t, s, k.ID, "dead", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "dead" })
 	if dead.Reason == nil || *dead.Reason == "" {
 		t.Error("the model of the dead kernel gives no reason")
 	}

@@ -105,9 +105,16 @@ func TestKillOfTheGatewayLosesNoLineOfAFollower(t *testing.T) {
 	}
 	await(t, list, fmt.Sprintf("line %d\n", lines-1))
 	s.Do(t, "DELETE", "api/sessions/"+x.ID, nil).Want(t, 204)
+	checkFollowers(t, list, "line ", lines)
+}
+
+// checkFollowers waits for the examples' ends, and wants each line once: its number
+// behind a prefix.
+func checkFollowers(t *testing.T, list []*follower, prefix string, lines int) {
+	t.Helper()
 	var want strings.Builder
 	for i := range lines {
-		fmt.Fprintf(&want, "line %d\n", i)
+		fmt.Fprintf(&want, "%s%d\n", prefix, i)
 	}
 	for _, f := range list {
 		if err := f.cmd.Wait(); err != nil {

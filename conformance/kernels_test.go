@@ -274,20 +274,20 @@ func connectionsCount(t testing.TB, s *target) {
 		t.Errorf("%d connections, want 2", got)
 	}
 	one.Close()
-	eventually(t, s, k.ID, "at one connection", 5*time.Second, func(k probe.Kernel) bool { return *k.Connections == 1 })
+	eventually(t, s, k.ID, "at one connection", probe.Patience, func(k probe.Kernel) bool { return *k.Connections == 1 })
 	two.Drop()
-	eventually(t, s, k.ID, "at no connection", 5*time.Second, func(k probe.Kernel) bool { return *k.Connections == 0 })
+	eventually(t, s, k.ID, "at no connection", probe.Patience, func(k probe.Kernel) bool { return *k.Connections == 0 })
 }
 
 func executionStateFollows(t testing.TB, s *target) {
 	k := s.StartKernel(t)
 	w := s.Dial(t, k.ID, probe.Dialing{})
 	w.Run(t, "1")
-	eventually(t, s, k.ID, "idle", 5*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
-	cell := w.Start(t, "import time; time.sleep(2)")
-	eventually(t, s, k.ID, "busy", 1900*time.Millisecond, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
+	eventually(t, s, k.ID, "idle", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+	cell := w.Start(t, "import time; time.sleep(4)")
+	eventually(t, s, k.ID, "busy", whileAsleep, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
 	w.Finish(t, cell, probe.Patience)
-	eventually(t, s, k.ID, "idle", 2*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+	eventually(t, s, k.ID, "idle", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 }
 
 func kernelInfoIsNoActivity(t testing.TB, s *target) {
@@ -310,7 +310,7 @@ func kernelInfoIsNoActivity(t testing.TB, s *target) {
 		t.Errorf("kernel_info, sent at %s, moved last_activity to %s (%v)", sent.Format(time.RFC3339Nano), before, err)
 	}
 	w.Run(t, "1")
-	eventually(t, s, k.ID, "active again", 5*time.Second, func(k probe.Kernel) bool { return k.LastActivity > before })
+	eventually(t, s, k.ID, "active again", probe.Patience, func(k probe.Kernel) bool { return k.LastActivity > before })
 }
 
 func kernelEnvironment(t testing.TB, s *target) {

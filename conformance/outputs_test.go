@@ -209,7 +209,7 @@ func TestOutputsOfAClosedTabAreInTheNotebook(t *testing.T) {
 		d.run(t, 0)
 		d.printsFirst(t)
 		d.Close()
-		eventually(t, s, d.kernel, "without sockets", 10*time.Second, func(k probe.Kernel) bool { return *k.Connections == 0 })
+		eventually(t, s, d.kernel, "without sockets", probe.Patience, func(k probe.Kernel) bool { return *k.Connections == 0 })
 		s.Do(t, "DELETE", "api/kernels/"+d.kernel, nil).Want(t, 204)
 		// Perhaps with a line that says that the kernel ended before the cell.
 		if got := d.saved(t)[0].shows(); !strings.HasPrefix(got, "[1] stream:so far|") {
@@ -261,7 +261,7 @@ func TestOutputsOfAClosedTabOutliveTheGateway(t *testing.T) {
 	d.run(t, 0)
 	d.printsFirst(t)
 	d.Close()
-	eventually(t, s, d.kernel, "without sockets", 10*time.Second, func(k probe.Kernel) bool { return *k.Connections == 0 })
+	eventually(t, s, d.kernel, "without sockets", probe.Patience, func(k probe.Kernel) bool { return *k.Connections == 0 })
 	if err := s.process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -24,19 +24,22 @@ var replayChecks = []check{
 	},
 }
 
+// whileAsleep is less than the cells below sleep, and enough for a busy machine.
+const whileAsleep = 3900 * time.Millisecond
+
 func outputWhileAwayIsReplayed(t testing.TB, s *target) {
 	for _, legacy := range []bool{false, true} {
 		k := s.StartKernel(t)
 		session := probe.ID()
 		w := s.Dial(t, k.ID, probe.Dialing{Session: session, Legacy: legacy})
 		w.Run(t, "import time")
-		id := w.Start(t, "time.sleep(1.5)\nfor i in range(100):\n    print(i)\nprint('end')")
+		id := w.Start(t, "time.sleep(4)\nfor i in range(100):\n    print(i)\nprint('end')")
 		w.Wait(t, probe.Patience, "the cell to begin", func(m probe.Message) bool { return m.Header.MsgType == "execute_input" })
 		w.Close()
-		eventually(t, s, k.ID, "busy and without sockets", 1400*time.Millisecond, func(k probe.Kernel) bool {
+		eventually(t, s, k.ID, "busy and without sockets", whileAsleep, func(k probe.Kernel) bool {
 			return *k.Connections == 0 && k.ExecutionState == "busy"
 		})
-		eventually(t, s, k.ID, "done", 10*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+		eventually(t, s, k.ID, "done", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 		w = s.Dial(t, k.ID, probe.Dialing{Session: session, Legacy: legacy})
 		out := w.Finish(t, id, probe.Patience).Stdout
 		if problem := lines(strings.TrimSuffix(out, "end\n"), 100); problem != "" {
@@ -50,12 +53,12 @@ func replyWhileAwayIsReplayed(t testing.TB, s *target) {
 	session := probe.ID()
 	w := s.Dial(t, k.ID, probe.Dialing{Session: session})
 	w.Run(t, "import time")
-	id := w.Start(t, "time.sleep(1.5); 1/0")
+	id := w.Start(t, "time.sleep(4); 1/0")
 	w.Wait(t, probe.Patience, "the cell to begin", func(m probe.Message) bool { return m.Header.MsgType == "execute_input" })
 	w.Drop()
-	eventually(t, s, k.ID, "busy", time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
-	eventually(t, s, k.ID, "done", 10*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
-	r := s.Dial(t, k.ID, probe.Dialing{Session: session}).Finish(t, id, 10*time.Second)
+	eventually(t, s, k.ID, "busy", whileAsleep, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
+	eventually(t, s, k.ID, "done", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+	r := s.Dial(t, k.ID, probe.Dialing{Session: session}).Finish(t, id, probe.Patience)
 	if r.Reply.Field("ename") != "ZeroDivisionError" {
 		t.Errorf("reply is %.200s", r.Reply.Content)
 	}
@@ -65,11 +68,11 @@ func anotherSessionGetsNoReplay(t testing.TB, s *target) {
 	k := s.StartKernel(t)
 	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
 	w.Run(t, "import time")
-	id := w.Start(t, "time.sleep(1.5); print('missed')")
+	id := w.Start(t, "time.sleep(4); print('missed')")
 	w.Wait(t, probe.Patience, "the cell to begin", func(m probe.Message) bool { return m.Header.MsgType == "execute_input" })
 	w.Close()
-	eventually(t, s, k.ID, "busy", time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
-	eventually(t, s, k.ID, "done", 10*time.Second, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
+	eventually(t, s, k.ID, "busy", whileAsleep, func(k probe.Kernel) bool { return k.ExecutionState == "busy" })
+	eventually(t, s, k.ID, "done", probe.Patience, func(k probe.Kernel) bool { return k.ExecutionState == "idle" })
 	r := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()}).Run(t, "print('mine')")
 	for _, m := range r.Others {
 		if m.Parent.MsgID == id {
@@ -105,13 +108,13 @@ func duplicateSessionReplaces(t testing.TB, s *target) {
 	first := s.Dial(t, k.ID, probe.Dialing{Session: session, Legacy: true})
 	first.Run(t, "1")
 	second := s.Dial(t, k.ID, probe.Dialing{Session: session})
-	if code, reason := first.WaitClosed(t, 10*time.Second); code == 1000 {
+	if code, reason := first.WaitClosed(t, probe.Patience); code == 1000 {
 		t.Errorf("the first was closed with 1000 (%s), which says that the kernel is gone", reason)
 	}
 	if got := second.Run(t, "print('second')").Stdout; got != "second\n" {
 		t.Errorf("stdout is %q", got)
 	}
-	eventually(t, s, k.ID, "at one connection", 5*time.Second, func(k probe.Kernel) bool { return *k.Connections == 1 })
+	eventually(t, s, k.ID, "at one connection", probe.Patience, func(k probe.Kernel) bool { return *k.Connections == 1 })
 }
 
 // reader collects a cell's output over as many sockets as it takes.

@@ -20,7 +20,7 @@ var treeChecks = []check{
 }
 
 // What people may have to wait, with room for a busy machine.
-const treeDelay = 10 * time.Second
+const treeDelay = 40 * time.Second
 
 // kernelIn starts a kernel in a directory of the workspace.
 func kernelIn(t testing.TB, s *target, dir string) *probe.Socket {

@@ -166,7 +166,7 @@ func TestPagesComeUpInChromium(t *testing.T) {
 	f := newFrontend(t, frontend.Options{Documents: d, Terminals: true, PageConfig: map[string]any{"exposeAppInBrowser": true}})
 	server := httptest.NewServer(&site{f: f, at: frontend.At{Base: base, User: "local:alice", Workspace: "team"}, rest: startStock(t, base)})
 	t.Cleanup(server.Close)
-	ctx, cancel := context.WithTimeout(browse(t), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(browse(t), 8*time.Minute)
 	t.Cleanup(cancel)
 	complained := listen(t, ctx)
 	for _, page := range []struct{ path, ready string }{

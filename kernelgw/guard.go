@@ -49,7 +49,7 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 		if route.streams {
 			s.stream(c)
 		}
-		if route.Access == auth.Public || (route.Path == metricsPath && s.isMetricsToken(credentials)) {
+		if route.Access == auth.Public || s.operators(route, credentials) {
 			return route.handle(s, c)
 		}
 
@@ -74,6 +74,9 @@ func (s *Server) guard(route Route, m Mount) echo.HandlerFunc {
 			}
 		} else {
 			s.allowOrigin(c, true)
+		}
+		if route.Access == auth.Admin && !who.Owner {
+			return notFound("Not Found")
 		}
 		if c.workspace, err = workspaceOf(c, m); err != nil {
 			return err

@@ -174,12 +174,24 @@ func (s *Server) getReady(c *call) error {
 	return c.JSON(http.StatusOK, map[string]string{"status": "ready"})
 }
 
-// isMetricsToken reports whether the metrics token was presented.
-func (s *Server) isMetricsToken(given auth.Credentials) bool {
-	if s.o.MetricsToken == "" {
+// operators reports whether a route was opened by the operators' token for it,
+// which is nobody's of the users.
+func (s *Server) operators(route Route, given auth.Credentials) bool {
+	switch {
+	case route.Path == metricsPath:
+		return presented(s.o.MetricsToken, given)
+	case route.Access == auth.Admin:
+		return presented(s.o.AdminToken, given)
+	}
+	return false
+}
+
+// presented reports whether a token was, which is none when it is "".
+func presented(token string, given auth.Credentials) bool {
+	if token == "" {
 		return false
 	}
-	want, same := sha256.Sum256([]byte(s.o.MetricsToken)), 0
+	want, same := sha256.Sum256([]byte(token)), 0
 	for _, t := range append(given.Tokens, given.Basic) {
 		hash := sha256.Sum256([]byte(t))
 		same |= subtle.ConstantTimeCompare(hash[:], want[:])

@@ -124,6 +124,15 @@ func notUpgrade(c *call, err error) error {
 	return &httpError{status: wrong.Status, message: sentence(wrong.Error())}
 }
 
+// limitName is the setting of Options.MaxMessageBytes.
+const limitName = "max_message"
+
+// envelope is what an encoding of the agent puts around a message of the kernel that
+// is just within the limit: a table of its buffers, of which there may be 16,384, or
+// its type and id once more. Without it the client would be cut off for a message
+// that was let pass, and again whenever it came back for it.
+const envelope = 1 << 20
+
 // open dials the agent and forwards the upgrade. Of the client's request only
 // what the agent must know crosses: no cookie, no token, no Referer.
 func (s *Server) open(ctx context.Context, c *call, l link, to kernels.Connection) (*splice.Splice, error) {
@@ -140,6 +149,7 @@ func (s *Server) open(ctx context.Context, c *call, l link, to kernels.Connectio
 	up.Header.Set("Authorization", "Bearer "+to.Token)
 	return splice.Open(ctx, c.Response(), c.Request(), agent, up, splice.Options{
 		ToClient: &s.toClient, ToAgent: &s.toAgent, MaxMessageBytes: cmp.Or(l.maxMessage, s.o.MaxMessageBytes),
+		Envelope: envelope, LimitName: limitName,
 		AgentLost: func() splice.Farewell {
 			wait, cancel := context.WithTimeout(context.Background(), lostPatience)
 			defer cancel()

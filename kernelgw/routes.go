@@ -141,7 +141,10 @@ func Routes() []Route {
 		row(http.MethodHead, "readyz", auth.Public, probes, "As GET, headers only", (*Server).getReady),
 		row(get, metricsPath, auth.API, probes, "Prometheus metrics: for the metrics token and the single-user owner; public if so configured", (*Server).getMetrics),
 	}
-	for _, more := range [][]Route{fileRoutes(), convertRoutes(), policyRoutes(), secretRoutes(), outputRoutes(), logRoutes(), frontendRoutes(), homeRoutes(), executeRoutes()} {
+	for _, more := range [][]Route{
+		fileRoutes(), convertRoutes(), policyRoutes(), secretRoutes(), outputRoutes(), logRoutes(), frontendRoutes(), homeRoutes(), executeRoutes(),
+		profileRoutes(),
+	} {
 		table = append(table, more...)
 	}
 	return append(table, preflights(table)...)
@@ -181,7 +184,8 @@ Paths are relative to a mount. Mounts: **default** is the base URL, for the call
 A trailing slash is accepted everywhere, unknown query keys are ignored, and every path also answers OPTIONS (CORS preflight).
 
 Access: **public** is served to anyone; without valid credentials, **api** answers 403 with a JSON body, **page** redirects
-to the login page, **socket** answers 403 before the upgrade. Another user's workspace, kernel or session answers 404.
+to the login page, **socket** answers 403 before the upgrade. **Admin** is for who runs the
+server: the holder of the admin token and the single-user owner; it answers 403 without credentials and 404 to a user. Another user's workspace, kernel or session answers 404.
 **Same site**: a page of another site may not even read it with the user's cookie. **Form**: the form repeats the XSRF cookie.
 **Streams**: bodies are not bounded by the 1 MiB of others, and may take long as long as they move.
 

@@ -63,7 +63,7 @@ func paths(r kernelgw.Route, workspace, capability, id string) map[kernelgw.Moun
 	all := map[kernelgw.Mount]string{}
 	for _, m := range r.Mounts {
 		all[m] = strings.NewReplacer(":workspace", workspace, ":capability", capability, ":id", id, ":name", "python3",
-			":file", "logo-64x64.png", "*", "a/b.ipynb").Replace(r.At("/", m))
+			":profile", "goroutine", ":file", "logo-64x64.png", "*", "a/b.ipynb").Replace(r.At("/", m))
 	}
 	return all
 }
@@ -160,7 +160,7 @@ func TestForeignTokensSee404(t *testing.T) {
 		}
 		for mount, path := range paths(r, "math", capability, kernel) {
 			g.kernels.set(func(f *fakeKernels) { f.agent, f.shells = terminals, []shell{{"bob", "python3", ""}} })
-			foreign := mount == kernelgw.Workspace || strings.Contains(r.Path, ":id") || strings.Contains(r.Path, ":workspace")
+			foreign := mount == kernelgw.Workspace || r.Access == auth.Admin || strings.Contains(r.Path, ":id") || strings.Contains(r.Path, ":workspace")
 			got := g.do(r.Method, path, "", append(socketHeaders(r), "Authorization: token "+bobToken)...)
 			if foreign && got.StatusCode != http.StatusNotFound && r.Method != http.MethodPatch {
 				t.Errorf("%s %s: %d %s, want 404", r.Method, path, got.StatusCode, got.body)
@@ -203,7 +203,7 @@ func TestWhatIsNotInTheTableIsNotThere(t *testing.T) {
 	g := start(t)
 	capability := g.capability("math")
 	for _, path := range []string{
-		"/hub/api", "/api/contents/x", "/files", "/api/config", "/lab/extensions/x", "/api/kernels/x/y/z", "/debug/pprof",
+		"/hub/api", "/api/contents/x", "/files", "/api/config", "/lab/extensions/x", "/api/kernels/x/y/z", "/debug/pprof", "/debug/pprof/cmdline",
 		"/debug/vars", "/static/x", "//api", "/api//kernels", "/API", "/v1/workspaces/math/files/x", "/w/math/home",
 		"/w", "/w/math/w/math/api", "/w/math/v1/capabilities", "/t", capability + "/v1/capabilities", capability + "/login",
 		capability + "/api/shutdown", capability + "/metrics", capability + "/healthz", "/w/..%2fmath/api/me", "/..", "/%2e%2e/api",

@@ -103,6 +103,10 @@ type Options struct {
 	// ?token=; "" means none. The single-user owner's credentials work there,
 	// too; those of the users of a list do not: metrics tell of everyone.
 	MetricsToken string
+	// AdminToken is a token for the routes of the class auth.Admin and nothing else,
+	// as a bearer or ?token=; "" means none. The single-user owner's credentials
+	// work there, too; to the users of a list those routes are not there.
+	AdminToken string
 	// MetricsPublic serves /metrics without credentials.
 	MetricsPublic bool
 	// AllowOrigins are origins whose pages may call the server, written

@@ -15,12 +15,16 @@ import (
 	"kernelgw/sandboxes/agentapi"
 )
 
+// eventStream is the type of server-sent events, and all that an EventSource accepts.
+const eventStream = "text/event-stream"
+
 // The last that a client gets, where nothing else tells it to come back, or not.
 // The number is of milliseconds to wait.
 const (
 	sseComeBack = ": the server is restarting\nretry: 1000\n\n"
 	sseLost     = ": the connection to the kernel was lost\nretry: 1000\n\n"
 	sseRevoked  = ": the credentials are no longer valid\n\n"
+	ssePutOff   = ": not now\nretry: 2000\n\n"
 )
 
 // streamEvents passes an agent's server-sent events on to a client, as they come
@@ -51,14 +55,36 @@ func (s *Server) streamEvents(c *call, id string, asked agentapi.OutputRequest, 
 		events.Close()
 		return errDraining
 	}
-	h := c.Response().Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("X-Accel-Buffering", "no") // nginx would collect them
-	c.Response().WriteHeader(http.StatusOK)
+	startEvents(c)
 	p := &eventPump{out: c.Response(), control: http.NewResponseController(c.Response()), atEnd: true}
 	err = s.pumpEvents(ctx, p, events, to, place.ctx.Done(), c.who.Revoked)
 	s.o.Log.Debug("a stream of events ended", "kernel", id, "error", err)
 	return nil
+}
+
+// putOffEvents tells a browser's EventSource to come back after an error that is
+// soon over, and reports whether that was done. It gives up for good at any status
+// but 200: a page would never hear of a kernel again when it came back while the
+// gateway was starting. Whoever accepts other answers gets the error.
+func (s *Server) putOffEvents(c *call, err error) bool {
+	if c.Response().Committed || c.Request().Header.Get("Accept") != eventStream {
+		return false
+	}
+	if status, _, _ := answer(c, err); status != http.StatusServiceUnavailable {
+		return false
+	}
+	s.o.Log.Debug("a stream of events is put off", "error", err)
+	startEvents(c)
+	_, _ = io.WriteString(c.Response(), ssePutOff) // who is gone does not need it
+	return true
+}
+
+// startEvents begins an answer of server-sent events.
+func startEvents(c *call) {
+	h := c.Response().Header()
+	h.Set("Content-Type", eventStream)
+	h.Set("X-Accel-Buffering", "no") // nginx would collect them
+	c.Response().WriteHeader(http.StatusOK)
 }
 
 // unlessDraining returns err, unless it is a drain that it came from.

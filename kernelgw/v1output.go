@@ -57,6 +57,14 @@ var outputRefusals = map[int]error{
 
 // streamOutput follows the event log of a kernel, in the way that is asked for.
 func (s *Server) streamOutput(c *call) error {
+	err := s.followOutput(c)
+	if err != nil && s.putOffEvents(c, err) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) followOutput(c *call) error {
 	id, err := s.runtimeID(c)
 	if err != nil {
 		return err

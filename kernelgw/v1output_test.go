@@ -371,6 +371,36 @@ func TestOutputThatCannotBeReadIsAnsweredBeforeItBegins(t *testing.T) {
 	}
 }
 
+// A browser's EventSource ends for good at any status but 200, and says what it is.
+func TestEventSourcesArePutOffByWhatIsSoonOver(t *testing.T) {
+	g := start(t)
+	path := "/v1/sessions/" + g.kernel("math") + "/stream"
+	const source, curl = "Accept: text/event-stream", "Accept: */*"
+	for _, passes := range []error{kernels.ErrNotReady, kernels.ErrAgent} {
+		g.kernels.set(func(f *fakeKernels) { f.refuse = passes })
+		resp := g.follow(path, adaHeader, source)
+		if kind := resp.Header.Get("Content-Type"); kind != "text/event-stream" {
+			t.Errorf("%v: the type is %q", passes, kind)
+		}
+		if got := rest(t, resp.Body); got != ": not now\nretry: 2000\n\n" {
+			t.Errorf("%v: the stream is %q", passes, got)
+		}
+		if r := g.do("GET", path, "", adaHeader, curl); r.StatusCode != 503 {
+			t.Errorf("%v: who accepts anything gets %d", passes, r.StatusCode)
+		}
+	}
+	g.kernels.set(func(f *fakeKernels) { f.refuse = kernels.ErrDead })
+	if r := g.do("GET", path, "", adaHeader, source); r.StatusCode != 410 {
+		t.Errorf("the stream of a dead kernel answers %d", r.StatusCode)
+	}
+	if r := g.do("GET", path, "", "Authorization: token "+bobToken, source); r.StatusCode != 404 {
+		t.Errorf("bob gets %d", r.StatusCode)
+	}
+	if r := g.do("GET", path, "", source); r.StatusCode != 403 {
+		t.Errorf("a stranger gets %d", r.StatusCode)
+	}
+}
+
 // A page of another site can open an EventSource, with the user's cookie.
 func TestOtherSitesCannotFollow(t *testing.T) {
 	g := start(t)

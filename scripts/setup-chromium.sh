@@ -2,14 +2,13 @@
 # setup-chromium.sh
 #
 # Makes .cache/chromium/bin/chromium, the browser that conformance/browser
-# drives: the one of this machine where there is one, else Debian's, fetched
-# by apt-get on a state of its own and unpacked below .cache/chromium. Nothing
-# of the system is read but apt's sources and the list of what is installed,
-# nothing of it is changed, and no root is needed. Doing it again costs nothing.
-# CHROMIUM names another browser than chromium.
+# drives: the one of this machine where there is one, else Debian's, unpacked
+# below .cache/chromium (100 MB, once). No root is needed. Doing it again costs
+# nothing. CHROMIUM names another browser than chromium.
 set -eu
 
-root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$(dirname "$0")/.."
+root=$PWD
 home=$root/.cache/chromium
 browser=${CHROMIUM:-chromium}
 
@@ -52,42 +51,8 @@ if found=$(command -v "$browser" 2>/dev/null); then
 fi
 [ "$browser" = chromium ] || fail "there is no $browser"
 
-for tool in apt-get dpkg dpkg-deb; do
-	command -v $tool >/dev/null 2>&1 ||
-		fail "there is neither chromium nor $tool: install chromium, or set CHROMIUM to a browser of its family"
-done
-
-apt() {
-	LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-		-o "Dir::State=$home/apt/state" -o "Dir::State::status=$home/apt/status" \
-		-o "Dir::Cache=$home/apt/cache" -o APT::Sandbox::User=root \
-		-o APT::Install-Recommends=false -o Acquire::Languages=none -o Acquire::Retries=3 "$@"
-}
-
-# unpack fetches what chromium needs and this machine has not, and lays it out.
-unpack() {
-	say "fetching Debian's chromium into .cache/chromium (100 MB, once)"
-	rm -rf "$home/apt" "$home/root"
-	mkdir -p "$home/apt/state/lists/partial" "$home/apt/cache/archives/partial" "$home/root"
-	cp /var/lib/dpkg/status "$home/apt/status" # apt locks the directory that it is in
-	{
-		apt update && apt --download-only install chromium fonts-dejavu-core
-	} >"$home/log" 2>&1 || {
-		tail -n 5 "$home/log" >&2
-		fail "cannot fetch chromium; see .cache/chromium/log"
-	}
-	for deb in "$home"/apt/cache/archives/*.deb; do
-		dpkg-deb -x "$deb" "$home/root"
-	done
-	rm -rf "$home/apt"
-}
-
-# shellcheck source=/dev/null
-want="$(dpkg --print-architecture) $(. /etc/os-release && printf %s "${VERSION_CODENAME:-$ID}")"
-if [ "$(cat "$home/stamp" 2>/dev/null)" != "$want" ]; then
-	unpack
-	printf '%s\n' "$want" >"$home/stamp"
-fi
+scripts/unpack-debian.sh "$home" chromium fonts-dejavu-core ||
+	fail "there is no chromium, and Debian's cannot be had: install chromium, or set CHROMIUM to a browser of its family"
 
 triple=$(cd "$home/root/usr/lib" && for d in *-linux-gnu*; do printf %s "$d" && break; done)
 mkdir -p "$home/fontcache"

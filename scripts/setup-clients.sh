@@ -1,10 +1,10 @@
 #!/bin/sh
-# setup-clients.sh [stock] [clients] [weed] [s3contents] [node]
+# setup-clients.sh [stock] [clients] [weed] [s3contents] [kernel_gateway] [node]
 #
 # Installs the real clients that conformance/clients runs, the stock
 # jupyter_server that conformance compares with, and SeaweedFS, the S3 server
-# that contents/s3store is tested on, into .cache. s3contents is for bench alone
-# and installed when it is named. Versions are pinned in
+# that contents/s3store is tested on, into .cache. s3contents and kernel_gateway are
+# for bench alone and installed when they are named. Versions are pinned in
 # conformance/clients/{python,node}. Doing it again costs nothing: each part has
 # a stamp that names its lock file and interpreter.
 # PYTHON and NPM name other interpreters than python3 and npm.
@@ -82,8 +82,8 @@ setup_node() {
 [ $# -gt 0 ] || set -- stock clients weed node
 for part in "$@"; do
 	case $part in
-	stock | clients | weed | s3contents) setup_venv "$part" ;;
+	stock | clients | weed | s3contents | kernel_gateway) setup_venv "$part" ;;
 	node) setup_node ;;
-	*) fail "unknown part $part: one of stock, clients, weed, s3contents, node" ;;
+	*) fail "unknown part $part: one of stock, clients, weed, s3contents, kernel_gateway, node" ;;
 	esac
 done

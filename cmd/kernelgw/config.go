@@ -72,6 +72,7 @@ type Config struct {
 	TerminalIdle   time.Duration `help:"Time after which a terminal that nobody looks at, and in which nothing happens, is ended." default:"12h"`
 	TerminalLinger time.Duration `help:"Time that the sandbox of a workspace's terminals stays after the last one has ended, or a notebook was converted in it." default:"5m"`
 	MaxSockets     int           `help:"Open WebSockets and streams of one user, to kernels and terminals." default:"1000"`
+	AdminToken     string        `help:"Token for /debug/pprof, the gateway's profiles, and nothing else. Without it, only the single user may read them."`
 	MetricsPublic  bool          `help:"Serve /metrics without a token."`
 	MetricsToken   string        `help:"Token for /metrics and nothing else. Without it, only the single user may read them: they tell of all users."`
 	LogLevel       string        `help:"Least level that is logged." enum:"debug,info,warn,error" default:"info"`

@@ -63,7 +63,7 @@ func TestFlagWinsOverEnvironmentWinsOverFile(t *testing.T) {
 
 func TestPrintedConfigurationCanBeReadAgainAndHoldsNoToken(t *testing.T) {
 	secret := "s3cr3t-s3cr3t-s3cr3t"
-	out, err := runCommand(t, nil, "config", "print", "--token", secret, "--metrics-token", secret)
+	out, err := runCommand(t, nil, "config", "print", "--token", secret, "--metrics-token", secret, "--admin-token", secret)
 	if err != nil || strings.Contains(out, secret) || !strings.Contains(out, "[not shown]") {
 		t.Fatalf("err %v, printed:\n%s", err, out)
 	}

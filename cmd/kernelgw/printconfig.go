@@ -60,7 +60,7 @@ func plain(value reflect.Value) any {
 // Tokens are not shown.
 func printConfig(w io.Writer, selected *kong.Node, c *Config) error {
 	for _, s := range settings(selected.Flags) {
-		if (s.key == "token" || s.key == "metrics_token") && s.value != "" {
+		if (s.key == "token" || s.key == "metrics_token" || s.key == "admin_token") && s.value != "" {
 			s.value = "[not shown]"
 		}
 		line, err := yaml.Parser().Marshal(map[string]any{s.key: s.value})

@@ -165,7 +165,7 @@ func (c *ServeCmd) Run(env *environment) error {
 		Users: users, Kernels: manager, Log: log, Metrics: metrics,
 		Policies: chosen, Secrets: kept, OutputLogs: printed,
 		Files: handlers, IsDirectory: isDirectory(files), Usage: files.Usage, Events: events, Frontend: pages, FrontendMissing: missing,
-		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken,
+		BaseURL: c.BaseURL, MetricsPublic: c.MetricsPublic, MetricsToken: c.MetricsToken, AdminToken: c.AdminToken,
 		MaxMessageBytes: int64(c.MaxMessage), MaxSocketsPerUser: c.MaxSockets,
 		AllowOrigins: c.AllowOrigin, AllowCredentials: c.AllowCredentials, FrameAncestors: c.FrameAncestors,
 		TrustedProxies: proxies, Shutdown: shutdown,
@@ -173,6 +173,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	if err != nil {
 		return err
 	}
+	warnOfFewDescriptors(c.MaxSockets, log)
 	listener, err := listen(ctx, c.Listen)
 	if err != nil {
 		return err

@@ -22,12 +22,12 @@ func TestLab(t *testing.T) { compare(t, "lab", dayInLab) }
 // dayInLab is what people do in JupyterLab.
 func dayInLab(t *testing.T, b *tab, p *servers.Process) {
 	b.goTo(t, p.Base+"lab?token="+p.Token)
-	b.untilWithin(t, 60*time.Second, "the launcher", find(".jp-LauncherCard", "Python 3"))
+	b.untilWithin(t, 3*time.Minute, "the launcher", find(".jp-LauncherCard", "Python 3"))
 	b.until(t, "the address without the token", `!location.href.includes('token=')`)
 	b.picture(t, "launcher")
 
 	b.click(t, `.jp-LauncherCard[data-category="Notebook"]`, "Python 3")
-	b.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	b.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	b.picture(t, "new-notebook")
 
 	runsCells(t, b)
@@ -52,7 +52,7 @@ func runsCells(t *testing.T, b *tab) {
 	b.picture(t, "streamed-output")
 
 	b.start(t, "import matplotlib.pyplot as plt\nplt.plot([1, 4, 2]); plt.title('a picture'); plt.show()")
-	b.untilWithin(t, 60*time.Second, "the picture", `Array.from(document.querySelectorAll('.jp-OutputArea-output img')).some(i => i.complete && i.naturalWidth > 200)`)
+	b.untilWithin(t, 3*time.Minute, "the picture", `Array.from(document.querySelectorAll('.jp-OutputArea-output img')).some(i => i.complete && i.naturalWidth > 200)`)
 	b.until(t, "an idle kernel", idle)
 	b.picture(t, "matplotlib")
 
@@ -93,7 +93,7 @@ func interruptsAndRestarts(t *testing.T, b *tab) {
 	b.picture(t, "interrupted")
 	b.menu(t, "Kernel", "kernelmenu:restart", "")
 	b.accept(t, "Restart")
-	b.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	b.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	b.run(t, "print('name' in globals(), 'after the restart')", "False after the restart")
 	b.picture(t, "restarted")
 }
@@ -138,10 +138,10 @@ func savesAndRestores(t *testing.T, b *tab, p *servers.Process) {
 
 func reloads(t *testing.T, b *tab) {
 	b.do(t, "reload", chromedp.Reload())
-	b.untilWithin(t, 60*time.Second, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
+	b.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
 	b.sees(t, "hello Ada")
 	b.until(t, "the picture", `Array.from(document.querySelectorAll('.jp-OutputArea-output img')).some(i => i.complete && i.naturalWidth > 200)`)
-	b.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	b.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	b.picture(t, "reloaded")
 	b.run(t, "print('still', 'here')", "still here")
 	b.press(t, "s", kb.ModifierCtrl)
@@ -183,9 +183,14 @@ func upAndDown(t *testing.T, b *tab, p *servers.Process) {
 // eventually waits for what cannot be waited for in the page.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(50 * time.Millisecond) {
+	eventuallyWithin(t, patience, what, holds)
+}
+
+func eventuallyWithin(t *testing.T, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !holds(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
+			t.Fatalf("waited %v for %s", within, what)
 		}
 	}
 }
@@ -220,7 +225,7 @@ func themeStays(t *testing.T, b *tab) {
 	b.until(t, "the dark theme", dark)
 	b.picture(t, "dark")
 	b.do(t, "reload", chromedp.Reload())
-	b.untilWithin(t, 60*time.Second, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
+	b.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
 	b.until(t, "the dark theme after a reload", dark)
 	b.sees(t, "still here")
 	b.picture(t, "dark-after-reload")
@@ -229,9 +234,9 @@ func themeStays(t *testing.T, b *tab) {
 func twoTabs(t *testing.T, b *tab, p *servers.Process) {
 	other := b.another(t)
 	other.goTo(t, p.Base+"lab/workspaces/second/tree/day%20%C3%BC.ipynb")
-	other.untilWithin(t, 60*time.Second, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
+	other.untilWithin(t, 3*time.Minute, "the notebook", `document.querySelector('.jp-NotebookPanel')`)
 	other.sees(t, "still here")
-	other.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	other.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	other.run(t, "shared = 'from the second tab'; print(shared)", "from the second tab")
 	other.press(t, "s", kb.ModifierCtrl)
 	other.until(t, "a saved notebook", `!document.querySelector('#jp-main-dock-panel .jp-mod-dirty')`)
@@ -241,7 +246,7 @@ func twoTabs(t *testing.T, b *tab, p *servers.Process) {
 	if _, err := chromedp.Call(b.ctx, page.BringToFront, cdp.Empty{}); err != nil {
 		t.Fatal(err)
 	}
-	b.untilWithin(t, 60*time.Second, "an idle kernel", idle)
+	b.untilWithin(t, 3*time.Minute, "an idle kernel", idle)
 	b.run(t, "print('first sees', shared)", "first sees from the second tab")
 	b.press(t, "s", kb.ModifierCtrl)
 	b.until(t, "the warning", find(".jp-Dialog", "changed"))

@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long a page may take to show what is waited for.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // tab is one page of the browser, used as a person does: by looking, clicking
 // and typing.

@@ -252,7 +252,7 @@ func (s *Server) CreateKernel() (string, error) {
 
 // outside sends a request with no body for code that has no test to fail.
 func (s *Server) outside(method, path string, v any) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, s.Base+path, nil)
 	if err != nil {

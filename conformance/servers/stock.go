@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"kernelgw/conformance/probe"
@@ -72,14 +73,26 @@ func jupyter(ctx context.Context, venvName, module string, args ...string) (*Pro
 	return p, nil
 }
 
-// freePort finds a port for a server that cannot be told to find its own.
+// given are the ports that freePort has given out.
+var given sync.Map
+
+// freePort finds a port for a server that cannot be told to find its own, and gives
+// none out twice: of two servers on one port, each would take the other's answers
+// for its own.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, err
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		if err := l.Close(); err != nil {
+			return 0, err
+		}
+		if _, taken := given.LoadOrStore(port, true); !taken {
+			return port, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // ready waits until a path answers 200, or the process has ended.

@@ -232,7 +232,7 @@ func TestKernelSeesItsFilesWhenItStarts(t *testing.T) {
 	h.save("nb.ipynb", "{1}")
 	in := h.holds(home, "nb.ipynb", "{1}")
 	t.Logf("cell to store %v, store to kernel %v", out, in)
-	if out > 2*time.Second || in > time.Second {
+	if out > 20*time.Second || in > 10*time.Second { // two and one, where the host has nothing else to do
 		t.Error("too slow")
 	}
 	e, err := h.store.Stat(t.Context(), "w", "out/plot.png")

@@ -43,6 +43,8 @@ type Kernel struct {
 	received                           atomic.Uint64      // execute requests received
 	rejected                           atomic.Uint64      // messages with a wrong signature
 
+	transcript *json.Encoder // set before Run, nil for none; used under mu
+
 	// owned by the executor
 	executions int
 
@@ -284,6 +286,7 @@ func (k *Kernel) topic(msgType string) []byte {
 
 // publish sends on iopub, with or without waiting for more.
 func (k *Kernel) publish(m *jupyter.Message, flush bool) {
+	k.transcribe(m)
 	k.iopub.publish(k.wire(k.topic(jupyter.PeekType(m.Header)), m), flush)
 }
 
@@ -293,7 +296,9 @@ func (k *Kernel) status(state jupyter.State, parent *request) {
 
 // reply answers a request by the connection that it came by.
 func (k *Kernel) reply(r *request, msgType string, content any) {
-	r.peer.send(k.wire(nil, k.message(r.Channel, msgType, r, content)), true)
+	m := k.message(r.Channel, msgType, r, content)
+	k.transcribe(m)
+	r.peer.send(k.wire(nil, m), true)
 }
 
 var errInterrupted = errors.New("interrupted")

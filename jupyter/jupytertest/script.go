@@ -150,6 +150,7 @@ func (k *Kernel) print(ctx context.Context, r *request, n, size int, every time.
 		m := &jupyter.Message{
 			Channel: jupyter.IOPub, Header: k.header("stream"), ParentHeader: r.Header, Metadata: []byte("{}"), Content: content,
 		}
+		k.transcribe(m)
 		k.iopub.publish(k.wireSigned(topic, m, string(signer.Sign(m))), every > 0)
 		if every > 0 {
 			if err := pause(ctx, every); err != nil {
@@ -174,7 +175,9 @@ func (k *Kernel) askInput(ctx context.Context, r *request, prompt string) error 
 	for len(k.input) > 0 { // of a cell before
 		<-k.input
 	}
-	p.send(k.wire(nil, k.message(jupyter.Stdin, "input_request", r, map[string]any{"prompt": prompt, "password": false})), true)
+	m := k.message(jupyter.Stdin, "input_request", r, map[string]any{"prompt": prompt, "password": false})
+	k.transcribe(m)
+	p.send(k.wire(nil, m), true)
 	select {
 	case <-ctx.Done():
 		return errInterrupted

@@ -27,7 +27,10 @@ type channel struct {
 	max   int64
 
 	signer *jupyter.Signer // guarded by out.send
-	parser parser          // owned by the reader
+
+	// owned by the reader
+	parser parser
+	frames [][]byte // scratch
 }
 
 // dialChannel connects, does the handshake, and subscribes when it is iopub.
@@ -181,13 +184,14 @@ func (ch *channel) writeLoop() {
 // message alone, all other errors end the connection. skipped is the size of a
 // message of which only the parts within the limit were received.
 func (ch *channel) receive() (m *jupyter.Message, skipped uint64, err error) {
-	raw, err := ch.conn.RecvMsg()
+	ch.frames, err = ch.guard.receive(ch.frames[:0])
+	defer clear(ch.frames) // do not keep what the message is made of
 	switch {
 	case err == nil:
 		skipped = ch.guard.takeSkipped()
-		m, err = ch.parser.parse(raw.Frames, skipped > 0)
+		m, err = ch.parser.parse(ch.frames, skipped > 0)
 		return m, skipped, err
-	case errors.Is(err, net.ErrClosed), errors.Is(err, zmq4.ErrClosedConn):
+	case errors.Is(err, net.ErrClosed):
 		return nil, 0, ErrClosed
 	case errors.Is(err, io.EOF):
 		return nil, 0, fmt.Errorf("the kernel closed its %s socket: %w", ch.name, err)

@@ -2,9 +2,9 @@
 // it sends can end the connection to it, and nothing else. The package knows
 // frames and signatures; what messages mean is its caller's matter.
 //
-// It uses zmq4.Conn of go-zeromq, and never that package's sockets, over a
-// net.Conn of its own that checks each ZMTP frame before zmq4 sees it (guard.go
-// says what zmq4 would do otherwise).
+// It uses zmq4.Conn of go-zeromq, and never that package's sockets, for the
+// handshake and to send, over a net.Conn of its own that checks each ZMTP frame
+// (guard.go says what zmq4 would do otherwise) and receives.
 //
 // Sources: ZMTP 3.0 (rfc.zeromq.org/spec/23), "Messaging in Jupyter", section
 // "The Wire Protocol".

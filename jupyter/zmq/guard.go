@@ -3,6 +3,7 @@ package zmq
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,7 +24,8 @@ import (
 //     of a message that another goroutine sends;
 //   - send any other command: it arrives as a message.
 //
-// It also buffers: zmq4 reads two or three times for each frame.
+// zmq4 does the handshake and frames what is sent. Messages are received past it
+// (receive.go), out of a buffer: it reads two or three times for each frame.
 //
 // A message over the limit does not end the connection, unless it is so far over
 // that skipping it makes no sense: the guard lets the frames up to the limit
@@ -39,10 +41,10 @@ type guard struct {
 	// owned by the reader
 	r       *bufio.Reader
 	phase   phase
-	left    uint64 // bytes of the present greeting or frame that the reader may still have
-	instead []byte // what the reader gets before anything else of r
+	left    uint64 // bytes of the greeting that zmq4 may still have
+	instead []byte // what zmq4 gets before anything else of r
 	bytes   uint64 // of the present message so far
-	frames  int    // of the present message so far
+	frames  uint64 // of the present message so far
 	skipped uint64 // size of the message that was cut, 0 when it was whole
 
 	// owned by the dialer until the loops start
@@ -83,7 +85,7 @@ func newGuard(conn net.Conn, peers []string, maxBytes int64) *guard {
 	}
 }
 
-// Read gives out the bytes of checked frames.
+// Read gives zmq4 what it reads of the handshake.
 func (g *guard) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -122,7 +124,7 @@ func (g *guard) takeSkipped() uint64 {
 	return n
 }
 
-// next lets one unit of the protocol pass.
+// next lets one unit of the handshake pass.
 func (g *guard) next() error {
 	switch g.phase {
 	case atGreeting:
@@ -131,31 +133,7 @@ func (g *guard) next() error {
 	case atReady:
 		return g.ready()
 	}
-	for {
-		f, err := g.header()
-		if err != nil {
-			return err
-		}
-		if f.command {
-			if err := g.command(f); err != nil {
-				return err
-			}
-			continue
-		}
-		pass, err := g.account(f)
-		if err != nil {
-			return err
-		}
-		if pass {
-			g.left = f.head + f.body
-			return nil
-		}
-		if err := g.skip(f); err != nil {
-			return err
-		}
-		g.instead = []byte{0, 0} // an empty frame, the last of its message
-		return nil
-	}
+	return errors.New("the handshake is over: messages are received, not read")
 }
 
 // frame is what a frame header says.
@@ -170,14 +148,29 @@ func (g *guard) header() (frame, error) {
 	if err != nil {
 		return frame{}, err
 	}
+	f, err := readHeader(b)
+	if err == nil && f.head == 0 {
+		if b, err = g.peek(9); err == nil {
+			f, err = readHeader(b)
+		}
+	}
+	return f, err
+}
+
+// readHeader reads the frame header that b begins with. Its head is 0 when b does
+// not have all of it.
+func readHeader(b []byte) (frame, error) {
+	if len(b) < 2 {
+		return frame{}, nil
+	}
 	flags := b[0]
 	f := frame{head: 2, body: uint64(b[1]), more: flags&flagMore != 0, command: flags&flagCommand != 0}
 	if flags&flagReserved != 0 || f.more && f.command {
 		return frame{}, fmt.Errorf("%w: frame flags %#02x", ErrProtocol, flags)
 	}
 	if flags&flagLong != 0 {
-		if b, err = g.peek(9); err != nil {
-			return frame{}, err
+		if len(b) < 9 {
+			return frame{}, nil
 		}
 		f.head, f.body = 9, binary.BigEndian.Uint64(b[1:])
 	}
@@ -192,11 +185,16 @@ func (g *guard) account(f frame) (bool, error) {
 	}
 	g.bytes += f.body
 	g.frames++
-	pass := g.bytes+frameCost*uint64(g.frames) <= g.maxBytes+frameCost*16 && g.frames <= maxFrames
+	pass := g.within(g.bytes, g.frames)
 	if pass && !f.more {
 		g.bytes, g.frames = 0, 0
 	}
 	return pass, nil
+}
+
+// within reports whether so many bytes in so many frames are within the limits.
+func (g *guard) within(bytes, frames uint64) bool {
+	return bytes+frameCost*frames <= g.maxBytes+frameCost*16 && frames <= maxFrames
 }
 
 // skip discards a frame and all frames of its message after it.

@@ -3,6 +3,7 @@ package zmq
 import (
 	"bytes"
 	"errors"
+	"slices"
 
 	"kernelgw/jupyter"
 )
@@ -28,7 +29,7 @@ type parser struct {
 // parse makes a message of a multipart. There may be no frame before the
 // delimiter: ipykernel's iopub_welcome has no topic. A cut multipart lacks
 // its end, so its signature cannot be checked; what is there of it is returned.
-// The message takes over the frames.
+// The message takes over the memory of the frames, and nothing of the slice.
 func (p *parser) parse(frames [][]byte, cut bool) (*jupyter.Message, error) {
 	for len(frames) > 0 && !bytes.Equal(frames[0], delimiter) {
 		frames = frames[1:]
@@ -54,7 +55,7 @@ func (p *parser) parse(frames [][]byte, cut bool) (*jupyter.Message, error) {
 		Content:      frames[3],
 	}
 	if len(frames) > 4 {
-		m.Buffers = frames[4:]
+		m.Buffers = slices.Clone(frames[4:])
 	}
 	if !cut && !p.verify(m, signature) {
 		return nil, errUnsigned

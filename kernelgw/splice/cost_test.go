@@ -14,13 +14,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/gorilla/websocket"
 )
 
-// sockets is a running splice over real sockets, with its peers' ends.
-func sockets(tb testing.TB) (client, agent net.Conn) {
+// ends are real sockets for a splice, and its peers' ends of them.
+func ends(tb testing.TB) (client, clientSide, agent, agentSide net.Conn) {
 	tb.Helper()
 	pipe := func(network, address string) (near, far net.Conn) {
 		l, err := net.Listen(network, address)
@@ -36,9 +37,17 @@ func sockets(tb testing.TB) (client, agent net.Conn) {
 		}
 		return near, far
 	}
-	client, clientSide := pipe("tcp", "127.0.0.1:0")
-	agent, agentSide := pipe("unix", filepath.Join(tb.TempDir(), "a"))
-	s := newSplice(clientSide, agentSide, nil, nil, Options{ToClient: new(Traffic), ToAgent: new(Traffic)}.withDefaults())
+	client, clientSide = pipe("tcp", "127.0.0.1:0")
+	agent, agentSide = pipe("unix", filepath.Join(tb.TempDir(), "a"))
+	tb.Cleanup(func() {
+		_ = client.Close()
+		_ = agent.Close()
+	})
+	return client, clientSide, agent, agentSide
+}
+
+// run runs a splice until the peers' ends are closed.
+func run(tb testing.TB, client, agent net.Conn, s *Splice) {
 	done := make(chan struct{})
 	go func() { defer close(done); s.Run() }()
 	tb.Cleanup(func() {
@@ -46,7 +55,43 @@ func sockets(tb testing.TB) (client, agent net.Conn) {
 		_ = agent.Close()
 		<-done
 	})
+}
+
+// sockets is a running splice over real sockets, with its peers' ends.
+func sockets(tb testing.TB) (client, agent net.Conn) {
+	tb.Helper()
+	client, clientSide, agent, agentSide := ends(tb)
+	run(tb, client, agent, newSplice(clientSide, agentSide, nil, nil, Options{ToClient: new(Traffic), ToAgent: new(Traffic)}.withDefaults()))
 	return client, agent
+}
+
+// countedWrites counts what is written to a connection, and how often.
+type countedWrites struct {
+	net.Conn
+	writes atomic.Int32
+}
+
+// Write implements net.Conn.
+func (c *countedWrites) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+func TestSmallMessagesThatCameTogetherCrossTogether(t *testing.T) {
+	client, clientSide, agent, agentSide := ends(t)
+	b := bytes.Repeat(frame(Agent, 0x82, make([]byte, 100)), 300)
+	if _, err := agent.Write(b); err != nil { // all of it, before anybody reads
+		t.Fatal(err)
+	}
+	counted := &countedWrites{Conn: clientSide}
+	run(t, client, agent, newSplice(counted, agentSide, nil, nil, Options{}.withDefaults()))
+	got := make([]byte, len(b))
+	if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, b) {
+		t.Fatalf("what came is not what was sent: %v", err)
+	}
+	if n := counted.writes.Load(); n > 2 {
+		t.Errorf("300 messages that the agent wrote at once crossed in %d writes", n)
+	}
 }
 
 // send moves b through the splice.

@@ -45,8 +45,12 @@ func (v *Violation) Error() string {
 
 // follower walks over the frame headers of one direction.
 type follower struct {
-	from   Party // Client frames must be masked, Agent frames must not
-	limit  int64 // of a message
+	from  Party // Client frames must be masked, Agent frames must not
+	limit int64 // of a message
+	slack int64 // by which it may be exceeded
+
+	limitName string // of the setting, "" when it is told to nobody
+
 	remain int64 // payload bytes of the current frame still to come
 	size   int64 // of the current message, so far
 	final  bool  // the current frame is the last of its message, or a control frame
@@ -180,8 +184,8 @@ func (f *follower) header(b []byte) (int, *Violation) {
 		} else {
 			size = 0
 		}
-		if length < 0 || length > f.limit-size {
-			return bad(codeTooBig, "a message is longer than the limit of %s", bytesText(f.limit))
+		if length < 0 || length > f.limit+f.slack-size {
+			return bad(codeTooBig, "a message is longer than the limit of %s%s", bytesText(f.limit), f.setting())
 		}
 		if len(b) < n {
 			return 0, nil
@@ -208,6 +212,14 @@ func (f *follower) header(b []byte) (int, *Violation) {
 	}
 	f.remain, f.final, f.data, f.ping = length, final, !control, op == opPing
 	return n, nil
+}
+
+// setting names what the limit can be changed by.
+func (f *follower) setting() string {
+	if f.limitName == "" {
+		return ""
+	}
+	return " (" + f.limitName + ")"
 }
 
 // appendFrame appends one unmasked, final frame to b.

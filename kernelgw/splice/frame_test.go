@@ -202,3 +202,30 @@ func FuzzFollow(f *testing.F) {
 		}
 	})
 }
+
+func TestAgentsMessagesMayBeLongerByTheirEnvelope(t *testing.T) {
+	const limit, envelope = 1 << 20, 1 << 10
+	s := newSplice(nil, nil, nil, nil, Options{MaxMessageBytes: limit, Envelope: envelope, LimitName: "max_message"})
+	for _, tc := range []struct {
+		from   Party
+		length uint64
+		fits   bool
+	}{
+		{Agent, limit + envelope, true},
+		{Agent, limit + envelope + 1, false},
+		{Client, limit, true},
+		{Client, limit + 1, false},
+	} {
+		f := s.up.follow
+		if tc.from == Agent {
+			f = s.down.follow
+		}
+		_, v := f.follow(claim(tc.from, 0x82, tc.length))
+		if fits := v == nil; fits != tc.fits {
+			t.Errorf("%s, %d bytes: %v", tc.from, tc.length, v)
+		}
+		if v != nil && v.Problem != "a message is longer than the limit of 1 MiB (max_message)" {
+			t.Errorf("%s, %d bytes: %q", tc.from, tc.length, v.Problem)
+		}
+	}
+}

@@ -50,11 +50,11 @@ func (p *pump) write(b []byte) error {
 func newSplice(client, agent net.Conn, fromClient, fromAgent []byte, opt Options) *Splice {
 	s := &Splice{opt: opt, client: client, agent: agent}
 	s.down = pump{
-		follow: follower{from: Agent, limit: opt.MaxMessageBytes},
+		follow: follower{from: Agent, limit: opt.MaxMessageBytes, slack: opt.Envelope, limitName: opt.LimitName},
 		out:    client, count: opt.ToClient, early: nonEmpty(fromAgent),
 	}
 	s.up = pump{
-		follow: follower{from: Client, limit: opt.MaxMessageBytes},
+		follow: follower{from: Client, limit: opt.MaxMessageBytes, limitName: opt.LimitName},
 		out:    agent, count: opt.ToAgent, early: nonEmpty(fromClient),
 	}
 	s.down.in.start(agent)

@@ -37,6 +37,11 @@ type Options struct {
 	// message ends the connection with 1009 before its first byte crosses
 	// (before the first fragment that is too much).
 	MaxMessageBytes int64
+	// Envelope is by how much the agent's messages may be longer: it has checked
+	// what the kernel said, and wraps it for the client.
+	Envelope int64
+	// LimitName is the setting that MaxMessageBytes comes from, for who meets it.
+	LimitName string
 
 	// AnswerTimeout bounds the agent's whole answer to the upgrade.
 	AnswerTimeout time.Duration

@@ -182,11 +182,11 @@ func (c *conversions) command(argument, dir string, said *tail) (*exec.Cmd, erro
 
 // end ends those that guilty tells by what they use, with a reason, and reports
 // whether there are any.
-func (c *conversions) end(reason string, guilty func(usage) bool) (found bool) {
+func (c *conversions) end(reason string, guilty func(first identity) bool) (found bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, cancel := range c.running {
-		if guilty((procs{}).usage(id)) {
+		if guilty(id) {
 			cancel(errors.New(reason))
 			found = true
 		}

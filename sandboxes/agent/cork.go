@@ -19,8 +19,9 @@ type corkedConn struct {
 	net.Conn
 	wrote func(n int) // called with the size of what has left, from the writer
 
-	mu  sync.Mutex
-	buf *[]byte // taken from corks while there is something in it
+	mu   sync.Mutex
+	buf  *[]byte  // taken from corks while there is something in it
+	head [10]byte // of the frame that is written: on the stack it would be allocated for each
 }
 
 const (
@@ -49,8 +50,10 @@ func (c *corkedConn) writeMessage(binaryMessage bool, parts [][]byte) (int, erro
 	for _, part := range parts {
 		size += len(part)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	const final = 0x80
-	head := append(make([]byte, 0, 10), final|websocket.TextMessage)
+	head := append(c.head[:0], final|websocket.TextMessage)
 	if binaryMessage {
 		head[0] = final | websocket.BinaryMessage
 	}
@@ -62,8 +65,6 @@ func (c *corkedConn) writeMessage(binaryMessage bool, parts [][]byte) (int, erro
 	default:
 		head = binary.BigEndian.AppendUint64(append(head, 127), uint64(size))
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if err := c.put(head); err != nil {
 		return 0, err
 	}

@@ -179,6 +179,37 @@ func TestSecondConnectionReplacesTheFirst(t *testing.T) {
 	}
 }
 
+// A client whose connection breaks at once may be back before the agent has
+// looked at the first one, which must not take the place of the second.
+func TestConnectionsTakeTheirPlaceBeforeTheyAreOpen(t *testing.T) {
+	r := start(t, nil)
+	h := r.agent.hub
+	opened := make(chan *websocket.Conn, 1)
+	h.mu.Lock() // nobody can take a place
+	go func() {
+		d := websocket.Dialer{NetDialContext: r.dialContext}
+		ws, _, err := d.Dial("ws://agent/v1/channels?session_id=s", streamHeaders(nil))
+		if err != nil {
+			t.Errorf("cannot connect: %v", err)
+		}
+		opened <- ws
+	}()
+	early := false
+	select {
+	case ws := <-opened:
+		early = true
+		opened <- ws
+	case <-time.After(100 * time.Millisecond): // it is not waited for what cannot be
+	}
+	h.mu.Unlock()
+	if ws := <-opened; ws != nil {
+		ws.Close()
+	}
+	if early {
+		t.Error("a connection was open before its messages were kept for it")
+	}
+}
+
 func TestPingsCarryTheNumberOfWhatWasSent(t *testing.T) {
 	r := start(t, nil)
 	p := r.connect("s", wsproto.V1)

@@ -56,7 +56,7 @@ func TestShutdownDoesNotWaitForFilesThatNobodyBrings(t *testing.T) {
 		t.Errorf("%d %s", code, body)
 	}
 	<-r.ended
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > 30*time.Second { // of an hour
 		t.Errorf("it took %v", took)
 	}
 }

@@ -146,7 +146,7 @@ func TestKernelMessageOverTheLimitIsReplacedByAWord(t *testing.T) {
 		}
 	}
 	if len(text) != 3 || text[0] != "before\n" || text[2] != "after\n" ||
-		!strings.HasPrefix(text[1], "output truncated: 1 messages, 2000") || !strings.Contains(text[1], "1048576 bytes (max_message_bytes)") {
+		!strings.HasPrefix(text[1], "output truncated: 1 messages, 2000") || !strings.Contains(text[1], "1048576 bytes (max_message)") {
 		t.Errorf("printed %q", text)
 	}
 	if kept, parts := r.printedText(); kept != "before\nafter\n" || parts != 2 {
@@ -181,7 +181,7 @@ func TestMessageOverTheLimitClosesWithItsName(t *testing.T) {
 	p := r.connect("s", wsproto.V1)
 	p.execute("say " + strings.Repeat("x", 1<<20))
 	_, e := p.closed()
-	if e.Code != websocket.CloseMessageTooBig || !strings.Contains(e.Text, "1048576") || !strings.Contains(e.Text, "max_message_bytes") {
+	if e.Code != websocket.CloseMessageTooBig || !strings.Contains(e.Text, "1048576") || !strings.Contains(e.Text, "max_message") {
 		t.Errorf("closed with %v", e)
 	}
 	p = r.connect("s", wsproto.V1)

@@ -223,12 +223,7 @@ func (a *Agent) getChannels(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the upgrader has answered
 	}
-	s := newSocket(a.hub, ws, conn, encodingFor(ws.Subprotocol(), session, r))
-	if conn.flush() != nil { // the answer to the handshake
-		conn.Close()
-		return
-	}
-	s.serve(session)
+	newSocket(a.hub, ws, conn, encodingFor(ws.Subprotocol(), session, r)).serve(session)
 }
 
 // encodingFor tells what a client can read. jupyter_server's gateway client and

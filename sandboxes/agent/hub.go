@@ -197,8 +197,8 @@ func (h *hub) tooLarge(m *jupyter.Message, size int64) {
 	if h.output != nil && kindOf(jupyter.PeekRaw(m.Header, "msg_type")) == kindStream {
 		h.output.Lose(size)
 	}
-	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (max_message_bytes)",
-		size, h.maxMessage), m.ParentHeader)
+	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (%s)",
+		size, h.maxMessage, limitName), m.ParentHeader)
 	if m.Channel == jupyter.Shell {
 		h.executions.take(m)
 	}

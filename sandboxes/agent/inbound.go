@@ -27,7 +27,7 @@ type kernelLink interface {
 	Send(*jupyter.Message) error
 }
 
-// Limits on what waits for a kernel that starts.
+// Limits on what waits for a kernel that starts. One message may always wait.
 const (
 	maxHeld      = 1000
 	maxHeldBytes = 16 << 20
@@ -106,7 +106,7 @@ func (in *inbound) hold(h *hub, m *jupyter.Message, id string, execute bool) err
 		h.ignored.Add(1) // the question is that of a process that is gone
 		return nil
 	}
-	if len(in.held) >= maxHeld || in.heldBytes+m.Size() > maxHeldBytes {
+	if len(in.held) >= maxHeld || in.heldBytes > 0 && in.heldBytes+m.Size() > maxHeldBytes {
 		return &closeError{websocket.CloseTryAgainLater, fmt.Sprintf(
 			"the kernel is starting and %d messages (%d bytes) wait for it already", len(in.held), in.heldBytes)}
 	}
@@ -185,8 +185,12 @@ func isType(m *jupyter.Message, rawType string) bool {
 	return string(jupyter.PeekRaw(m.Header, "msg_type")) == rawType
 }
 
+// limitName is what the limit of a message is called where it is set: in the
+// configuration of the gateway.
+const limitName = "max_message"
+
 func tooLarge(limit int64) *closeError {
-	return &closeError{websocket.CloseMessageTooBig, fmt.Sprintf("message exceeds the limit of %d bytes (max_message_bytes)", limit)}
+	return &closeError{websocket.CloseMessageTooBig, fmt.Sprintf("message exceeds the limit of %d bytes (%s)", limit, limitName)}
 }
 
 // clone copies a message whose memory is its reader's.

@@ -174,3 +174,15 @@ func TestRefusalsAndExecutionsDoNotWaitForEachOther(t *testing.T) {
 }
 
 type noListener struct{ net.Listener }
+
+func TestOneMessageOfAnySizeWaitsForAKernelThatStarts(t *testing.T) {
+	h := newTestHub(t)
+	large := executeRequest(t, "large")
+	large.Buffers = [][]byte{make([]byte, maxHeldBytes+1)}
+	if err := h.inbound.send(h, large, "large"); err != nil {
+		t.Error(err)
+	}
+	if err := h.inbound.send(h, executeRequest(t, "next"), "next"); err == nil {
+		t.Error("another one was held beside it")
+	}
+}

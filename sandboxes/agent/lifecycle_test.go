@@ -39,7 +39,7 @@ func TestKernelDeathIsToldAndTheKernelRestarted(t *testing.T) {
 	begin := time.Now()
 	r.killKernel()
 	all := stays.until("restarting", func(m received) bool { return isStatus(m, "restarting") })
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 10*time.Second { // a second, where the host has nothing else to do
 		t.Errorf("it took %v to tell of the death", took)
 	}
 	m := all[len(all)-1]

@@ -25,13 +25,14 @@ func (a *Agent) watchLimits(ctx context.Context) {
 		}
 		pause := limitsFar
 		var reason string
+		var all []procStat
 		if a.terminals != nil {
-			if reason, pause = a.checkLimits(nobody); reason != "" {
-				a.terminals.exceeded(reason)
+			if all, reason, pause = a.checkLimits(nobody); reason != "" {
+				a.terminals.exceeded(reason, all)
 			}
 		} else if g := a.current.Load(); g != nil {
 			kills.look(g)
-			if reason, pause = a.checkLimits(g.proc.identity); reason != "" {
+			if _, reason, pause = a.checkLimits(g.proc.identity); reason != "" {
 				// Known before it is dead: the supervisor, which finds it dead, must
 				// not take it for a crash.
 				g.exceeded.CompareAndSwap(nil, &reason)
@@ -51,18 +52,19 @@ func (a *Agent) killCurrent(g *generation) {
 	}
 }
 
-// checkLimits returns the limit that is exceeded, if any, by the processes of
-// the kernel whose first one is given, and when to look again.
-func (a *Agent) checkLimits(first identity) (reason string, again time.Duration) {
+// checkLimits returns the processes of the kernel whose first one is given, the
+// limit that they exceed, if any, and when to look again.
+func (a *Agent) checkLimits(first identity) (all []procStat, reason string, again time.Duration) {
 	c := &a.opts.Config
 	if c.MemoryBytes == 0 && c.Processes == 0 {
-		return "", limitsFar
+		return nil, "", limitsFar
 	}
-	u := a.procs.usage(first)
+	all = a.procs.list(first)
+	u := usageOf(all)
 	// Before the memory of hundreds is looked at, which takes time that they have
 	// for becoming more.
 	if c.Processes > 0 && u.processes > c.Processes {
-		return fmt.Sprintf("killed: process limit %d", c.Processes), limitsFar
+		return all, fmt.Sprintf("killed: process limit %d", c.Processes), limitsFar
 	}
 	memory := u.memory
 	// Processes that forked share pages, which usage counts for each.
@@ -70,12 +72,12 @@ func (a *Agent) checkLimits(first identity) (reason string, again time.Duration)
 		memory = a.procs.footprint(first)
 	}
 	if c.MemoryBytes > 0 && memory > c.MemoryBytes {
-		return "killed: memory limit " + bytesText(c.MemoryBytes), limitsFar
+		return all, "killed: memory limit " + bytesText(c.MemoryBytes), limitsFar
 	}
 	if u.processes > c.Processes/2 && c.Processes > 0 || memory > c.MemoryBytes/2 && c.MemoryBytes > 0 {
-		return "", limitsNear
+		return all, "", limitsNear
 	}
-	return "", limitsFar
+	return all, "", limitsFar
 }
 
 func bytesText(n int64) string {

@@ -94,19 +94,35 @@ func (p procs) list(kernel identity) []procStat {
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1) // what could be read is used
 	all := make([]procStat, 0, len(names))
+	buffer := make([]byte, maxStat)
 	for _, name := range names {
 		if name[0] < '1' || name[0] > '9' {
 			continue
 		}
-		b, err := os.ReadFile("/proc/" + name + "/stat")
-		if err != nil {
-			continue // gone meanwhile
-		}
-		if s, ok := parseStat(b); ok {
+		if s, ok := parseStat(readStat(name, buffer)); ok { // otherwise gone meanwhile
 			all = append(all, s)
 		}
 	}
 	return p.choose(all, os.Getpid(), kernel)
+}
+
+// maxStat is more than a line of /proc/PID/stat has: fifty numbers, and a name of
+// sixty-four bytes.
+const maxStat = 2048
+
+// readStat reads a line of /proc/PID/stat in as few system calls as can be: where
+// hundreds of processes are at work, each has its turn between two of them.
+func readStat(pid string, buffer []byte) []byte {
+	fd, err := unix.Open("/proc/"+pid+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	n, err := unix.Read(fd, buffer)
+	_ = unix.Close(fd) // it was only read
+	if err != nil {
+		return nil
+	}
+	return buffer[:n]
 }
 
 // choose returns those of all that are the kernel's and alive.
@@ -179,9 +195,7 @@ func (p procs) kill(kernel identity, patience time.Duration) bool {
 		if time.Now().After(deadline) {
 			return false
 		}
-		for pid := range found {
-			_ = unix.Kill(pid, unix.SIGKILL) // gone is what is wanted
-		}
+		signalEach(found, unix.SIGKILL)
 		time.Sleep(pause) // the killed need a moment to be gone
 		pause = min(2*pause, 20*time.Millisecond)
 	}
@@ -190,26 +204,42 @@ func (p procs) kill(kernel identity, patience time.Duration) bool {
 // stopAll stops every process of the kernel and returns them. What is told to
 // stop does not fork any more, so each round finds only what was born during
 // the one before. Killing at once would make room for new ones instead.
-func (p procs) stopAll(kernel identity) map[int]bool {
-	stopped := make(map[int]bool)
+func (p procs) stopAll(kernel identity) map[int]procStat {
+	stopped := make(map[int]procStat)
 	for range 1000 {
 		found := p.list(kernel)
-		news := false
+		news := make(map[int]procStat)
 		for _, s := range found {
-			if !stopped[s.pid] {
-				news = true
-				stopped[s.pid] = true
-				_ = unix.Kill(s.pid, unix.SIGSTOP) // gone is as good as stopped
+			if _, known := stopped[s.pid]; !known {
+				news[s.pid], stopped[s.pid] = s, s
 			}
 		}
-		if !news {
+		if len(news) == 0 {
 			break
 		}
+		signalEach(news, unix.SIGSTOP)
 		if len(found) == 1 {
 			break // it alone would be stopped only to be killed
 		}
 	}
 	return stopped
+}
+
+// signalEach sends a signal to processes of a kernel. A process group gets it at
+// one instant: it is of one session, and so as much the kernel's as its member is,
+// unless it is the one that this process is in.
+func signalEach(found map[int]procStat, signal unix.Signal) {
+	done := map[int]bool{unix.Getpgrp(): false}
+	for pid, s := range found {
+		if done[s.group] {
+			continue
+		}
+		to := pid
+		if _, ours := done[s.group]; !ours && s.group > 1 {
+			to, done[s.group] = -s.group, true
+		}
+		_ = unix.Kill(to, signal) // gone is what is wanted, or as good as stopped
+	}
 }
 
 // killAllOf kills every process of a user, at one instant: the system holds up
@@ -270,9 +300,11 @@ type usage struct {
 	processes int64
 }
 
-func (p procs) usage(kernel identity) usage {
+func (p procs) usage(kernel identity) usage { return usageOf(p.list(kernel)) }
+
+func usageOf(all []procStat) usage {
 	var u usage
-	for _, s := range p.list(kernel) {
+	for _, s := range all {
 		u.processes++
 		u.cpu += time.Duration(s.cpuTicks) * time.Second / ticksPerSecond
 		u.memory += s.resident()

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"bufio"
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -8,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -175,6 +179,50 @@ func TestWhoIsTheKernels(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("owning descendants %v: %v, want %v", owns, got, want)
+		}
+	}
+}
+
+// A bomb of processes is mostly one group, which is met at one instant; the group
+// that this process is in is not the kernel's.
+func TestAGroupIsSignalledAsAWhole(t *testing.T) {
+	group := exec.Command("/bin/sh", "-c", "sleep 1000 & sleep 1000 & echo started; wait")
+	group.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	printed, err := group.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := exec.Command("sleep", "1000")
+	for _, cmd := range []*exec.Cmd{group, ours} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := bufio.NewReader(printed).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	members := procs{}.list(identify(group.Process.Pid))
+	if len(members) != 3 {
+		t.Fatalf("the group has %+v, want three", members)
+	}
+	found := map[int]procStat{members[2].pid: members[2]} // one of them is enough
+	for _, s := range (procs{}).list(identify(ours.Process.Pid)) {
+		found[s.pid] = s
+	}
+	signalEach(found, unix.SIGKILL)
+	for _, cmd := range []*exec.Cmd{group, ours} {
+		if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Errorf("%v ended with %v", cmd.Args, err)
+		}
+	}
+	for _, s := range members {
+		for began := time.Now(); unix.Kill(s.pid, 0) == nil && identify(s.pid).started == s.started; time.Sleep(5 * time.Millisecond) {
+			if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pid)); bytes.Contains(b, []byte(") Z ")) {
+				break // nobody has collected it yet
+			}
+			if time.Since(began) > time.Minute {
+				t.Fatalf("process %d of the group lives", s.pid)
+			}
 		}
 	}
 }

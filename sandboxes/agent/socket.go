@@ -103,7 +103,15 @@ func newSocket(h *hub, ws *websocket.Conn, conn *corkedConn, enc wsproto.Encodin
 
 // serve reads until the connection ends. It joins the writer.
 func (s *socket) serve(sessionID string) {
+	// Before the answer to the handshake, which is still held back: once a client
+	// has that, it misses nothing, and its next connection replaces this one and
+	// not the other way round.
 	s.hub.attach(s, sessionID)
+	if s.conn.flush() != nil {
+		s.cut()
+		s.hub.detach(s)
+		return
+	}
 	writer := make(chan struct{})
 	go func() {
 		defer close(writer)
@@ -276,7 +284,7 @@ func (s *socket) writeLoop() {
 			s.finish(end)
 			return
 		}
-		items = s.hub.events.Read(&s.cursor, s.client.id, pingMessages-s.unpinged, pingBytes, items[:0])
+		items = s.hub.events.Read(&s.cursor, s.client.id, pingMessages-s.unpinged, pingBytes-s.volume, items[:0])
 		if err := s.write(items); err != nil {
 			s.cut()
 			return

@@ -233,11 +233,13 @@ func (s *shell) End() {
 }
 
 // exceeded ends the conversion or the terminal that takes most of what is over a
-// limit. When there is none that does, all that left them is ended with them.
-func (t *terminals) exceeded(reason string) {
-	whole, most := t.agent.procs.usage(nobody), t.agent.opts.Config.Processes
+// limit, where all are the processes of all of them. When there is none that does,
+// all that left them is ended with them.
+func (t *terminals) exceeded(reason string, all []procStat) {
+	whole, most := usageOf(all), t.agent.opts.Config.Processes
 	tooMany := most > 0 && whole.processes > most
-	takesMost := func(own usage) bool {
+	takesMost := func(first identity) bool {
+		own := usageOf(procs{}.choose(all, os.Getpid(), first))
 		return tooMany && own.processes > whole.processes/2 || !tooMany && own.memory > whole.memory/2
 	}
 	if t.conversions.end(reason, takesMost) {
@@ -245,7 +247,7 @@ func (t *terminals) exceeded(reason string) {
 	}
 	guilty, everyone := t.Processes(), true
 	for name, p := range guilty {
-		if takesMost(p.(*shell).own().usage(p.(*shell).identity)) {
+		if takesMost(p.(*shell).identity) {
 			guilty, everyone = map[string]terminal.Process{name: p}, false
 			break
 		}
@@ -256,7 +258,7 @@ func (t *terminals) exceeded(reason string) {
 		ending.Go(func() { _ = t.End(name, reason) }) // gone is what is wanted
 	}
 	if everyone {
-		t.conversions.end(reason, func(usage) bool { return true })
+		t.conversions.end(reason, func(identity) bool { return true })
 		t.agent.procs.kill(nobody, time.Second)
 	}
 	ending.Wait()

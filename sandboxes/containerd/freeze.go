@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
@@ -16,13 +17,24 @@ import (
 // that is frozen, not the machine: connections to it still open.
 func (d *Driver) Freeze(ctx context.Context, id string) error {
 	err := d.change(ctx, id, task.Status_RUNNING, task.Status_PAUSED, func(ctx context.Context, name string) error {
-		_, err := d.tasks.Pause(ctx, &tasks.PauseTaskRequest{ContainerID: name})
-		return err
+		return pause(ctx, d.tasks, name)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot freeze sandbox %q: %w", id, err)
 	}
 	return nil
+}
+
+// pause asks again while runc could not: it gives up on a control group (of version
+// 1) whose processes do not all come to rest within its thousand attempts, as they
+// may not on a busy host, and has undone them then.
+func pause(ctx context.Context, client tasks.TasksClient, name string) error {
+	for {
+		_, err := client.Pause(ctx, &tasks.PauseTaskRequest{ContainerID: name})
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+	}
 }
 
 // Thaw implements sandboxes.Driver.

@@ -52,7 +52,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	if err := errors.Join(os.Mkdir(tmp, 0o700), os.Chown(tmp, ordinaryUser, ordinaryUser), os.Chmod(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.v", "-test.timeout=9m")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.v=test2json", "-test.timeout=18m")
 	cmd.Dir = tmp
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + tmp, "TMPDIR=" + tmp,
@@ -61,16 +61,63 @@ func TestAsOrdinaryUser(t *testing.T) {
 		"KERNELGW_TEST_AGENT=" + filepath.Join(dir, "agent"), "KERNELGW_TEST_RUNSC=" + filepath.Join(dir, "runsc"),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("the tests fail for an ordinary user: %v\n%s", err, out)
-	}
+	out, failed := cmd.CombinedOutput()
 	if testing.Verbose() {
 		t.Logf("as an ordinary user:\n%s", out)
 	}
-	if !bytes.Contains(out, []byte("\nPASS")) || !bytes.Contains(out, []byte("--- PASS: TestKernelIsAnUnprivilegedUser")) {
+	tests := testsOf(t, out)
+	if failed != nil {
+		t.Errorf("the tests fail for an ordinary user: %v", failed)
+	}
+	for _, test := range tests {
+		if test.result == "fail" || test.result == "" {
+			t.Errorf("as an ordinary user, %q fails, or does not end:\n%s", test.name, test.printed.String())
+		}
+	}
+	if !slices.ContainsFunc(tests, func(test *userTest) bool {
+		return test.name == "TestKernelIsAnUnprivilegedUser" && test.result == "pass"
+	}) {
 		t.Errorf("the tests did not run for an ordinary user:\n%s", out)
 	}
+}
+
+// userTest is a test that an ordinary user ran.
+type userTest struct {
+	name, result string // result is empty for one that did not end
+	printed      strings.Builder
+}
+
+// testsOf returns the tests of what a test binary printed, and what each printed
+// itself. The first has no name: it is the binary.
+func testsOf(t *testing.T, out []byte) []*userTest {
+	t.Helper()
+	convert := exec.CommandContext(t.Context(), "go", "tool", "test2json")
+	convert.Stdin = bytes.NewReader(out)
+	events, err := convert.Output()
+	if err != nil {
+		t.Fatalf("cannot read what the tests printed: %v\n%s", err, out)
+	}
+	tests := []*userTest{{}}
+	named := map[string]*userTest{"": tests[0]}
+	for line := range bytes.Lines(events) {
+		var event struct{ Action, Test, Output string }
+		if err := json.Unmarshal(line, &event); err != nil {
+			t.Fatalf("cannot read what the tests printed: %v: %s", err, line)
+		}
+		test := named[event.Test]
+		if test == nil {
+			test = &userTest{name: event.Test}
+			tests = append(tests, test)
+			named[event.Test] = test
+		}
+		switch event.Action {
+		case "output":
+			test.printed.WriteString(event.Output)
+		case "pass", "fail", "skip":
+			test.result = event.Action
+		}
+	}
+	return tests
 }
 
 // storeForAll returns the image store if every user can get there, and else a

@@ -356,3 +356,25 @@ func TestProcessWithoutItsFirstThreadIsAlive(t *testing.T) {
 		t.Errorf("alive after KillAll: %v, %v", alive, err)
 	}
 }
+
+// A host with many sandboxes has processes that end all the time.
+func TestEndOfWhatWasSeenToBeAnothersLeavesNoDoubt(t *testing.T) {
+	p, _, cmd := spawn(t, "echo; exec sleep 1000")
+	stat, err := readStat(p.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	match, table := WithEnv("HOSTPROC_NOBODY", "yes"), map[int]Process{p.PID: stat}
+	if found, sure := match(table); len(found) > 0 || !sure {
+		t.Fatalf("found %v, sure %v of a process that lives", found, sure)
+	}
+	if err := errors.Join(cmd.Process.Kill(), p.Wait(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, sure := match(table); !sure {
+		t.Error("its end leaves a doubt")
+	}
+	if _, sure := WithEnv("HOSTPROC_NOBODY", "yes")(table); sure {
+		t.Error("the end of one that was never looked at leaves none")
+	}
+}

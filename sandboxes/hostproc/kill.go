@@ -50,17 +50,20 @@ func Descendants(roots ...ID) Matcher {
 }
 
 // WithEnv selects the processes that were started with name=value in their
-// environment, as far as this process may read it.
+// environment, as far as this process may read it. It reads that once: who was
+// started with another is not looked at again, and may end without leaving a doubt,
+// so that to end one sandbox of many does not take a look at all for each round.
 func WithEnv(name, value string) Matcher {
 	want := []byte(name + "=" + value)
-	blank := map[int]uint64{} // pid to start time of those that have no environment
+	blank := map[int]uint64{}  // pid to start time of those that have no environment
+	others := map[int]uint64{} // of those that have another
 	return func(table map[int]Process) (found []Process, sure bool) {
 		sure = true
 		// One for all, and none for those that were waited for: a host may have
 		// many that stay blank.
 		deadline := time.Now().Add(settle)
 		for _, p := range table {
-			if p.Zombie || p.kernelThread() {
+			if start, ok := others[p.PID]; p.Zombie || p.kernelThread() || ok && start == p.Start {
 				continue
 			}
 			patience := deadline
@@ -78,6 +81,8 @@ func WithEnv(name, value string) Matcher {
 			case err == nil && slices.ContainsFunc(bytes.Split(env, []byte{0}),
 				func(v []byte) bool { return bytes.Equal(v, want) }):
 				found = append(found, p)
+			case err == nil && len(env) > 0:
+				others[p.PID] = p.Start
 			}
 		}
 		return found, sure

@@ -51,6 +51,15 @@ func run(ctx context.Context, args []string, stderr io.Writer) (int, error) {
 	if err != nil {
 		return 1, fmt.Errorf("cannot bind: %w", err)
 	}
+	if file := os.Getenv(jupytertest.TranscriptEnv); file != "" {
+		transcript, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			k.Close()
+			return 1, fmt.Errorf("cannot write the transcript: %w", err)
+		}
+		defer transcript.Close()
+		k.Transcribe(transcript)
+	}
 	done := make(chan struct{})
 	joined := make(chan struct{})
 	go func() {
