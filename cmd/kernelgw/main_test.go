@@ -130,6 +130,8 @@ func TestWrongConfigurationIsNamedWithItsRemedy(t *testing.T) {
 		"quota":                   {args: []string{"--quota", "much"}, want: []string{"much", "2GiB"}},
 		"ignored path":            {args: []string{"--sync-ignore", "a/b"}, want: []string{"sync_ignore"}},
 		"no time":                 {args: []string{"--keep-trash", "0s"}, want: []string{"keep_trash", "1m"}},
+		"no time for output":      {args: []string{"--keep-output", "1s"}, want: []string{"keep_output", "1m"}},
+		"no room for output":      {args: []string{"--max-output-log", "1MiB"}, want: []string{"max_output_log", "64MiB"}},
 		"terminals end at once":   {args: []string{"--terminal-linger", "0s"}, want: []string{"terminal_linger", "1s"}},
 		"overrides not there":     {args: []string{"--settings-overrides", "/nonexistent.json"}, want: []string{"settings_overrides", "/nonexistent.json"}},
 		"overrides no object":     {args: []string{"--settings-overrides", "testdata/list.json"}, want: []string{"settings_overrides", "JSON object like", "theme"}},

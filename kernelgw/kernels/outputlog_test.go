@@ -269,8 +269,8 @@ func TestAnAgentThatLiesAboutPartsCostsLittle(t *testing.T) {
 		mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 	})
-	p.agent.Update(func(st *agentapi.Status) { st.LogParts = 1 << 40 })
 	began := time.Now()
+	p.agent.Update(func(st *agentapi.Status) { st.LogParts = 1 << 40 })
 	eventually(t, "it is asked again", func() bool {
 		mu.Lock()
 		defer mu.Unlock()

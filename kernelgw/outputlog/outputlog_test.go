@@ -222,11 +222,11 @@ func TestOldOutputIsRemoved(t *testing.T) {
 }
 
 func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
-	const most = 80 * leastCharge
+	const most = 20 * leastCharge
 	l, s := newLogs(func(o *Options) { o.WorkspaceBytes = most })
 	run := NewRun(time.Now(), sandbox)
 	put(t, l, "w", Part{Log: other, Run: run, Number: 1}, "small")
-	for i := range int64(500) {
+	for i := range int64(100) {
 		put(t, l, "w", Part{Log: kernel, Run: run, Number: 1 + i, From: i}, "x")
 		if used := int64(len(s.Names("w", ""))-2) * leastCharge; used > most { // and two names
 			t.Fatalf("%d bytes are kept, of %d", used, most)
@@ -236,13 +236,13 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 		t.Errorf("the other log is %q", got)
 	}
 	parts, err := l.Parts(t.Context(), "w", kernel)
-	if err != nil || len(parts) < 60 || parts[len(parts)-1].Number != 500 || parts[0].Number != 500-int64(len(parts))+1 {
+	if err != nil || len(parts) < 15 || parts[len(parts)-1].Number != 100 || parts[0].Number != 100-int64(len(parts))+1 {
 		t.Errorf("%d parts are kept, %v", len(parts), err)
 	}
 	// Whoever starts later counts first.
 	l = New(l.o)
 	for i := range int64(20) {
-		put(t, l, "w", Part{Log: kernel, Run: run, Number: 501 + i, From: 500 + i}, "x")
+		put(t, l, "w", Part{Log: kernel, Run: run, Number: 101 + i, From: 100 + i}, "x")
 	}
 	if used := int64(len(s.Names("w", ""))-2) * leastCharge; used > most {
 		t.Errorf("%d bytes are kept, of %d", used, most)

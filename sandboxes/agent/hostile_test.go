@@ -129,7 +129,10 @@ func TestKernelThatFloodsIsBoundedAndCanBeInterrupted(t *testing.T) {
 }
 
 func TestKernelMessageOverTheLimitIsReplacedByAWord(t *testing.T) {
-	r := start(t, func(o *Options) { o.Config.MaxMessageBytes = 1 << 20 })
+	r := start(t, func(o *Options) {
+		o.Config.MaxMessageBytes = 1 << 20
+		o.Config.OutputLog = &agentapi.OutputLogConfig{}
+	})
 	r.ready()
 	p := r.connect("s", wsproto.V1)
 	id := p.execute("say before\nbig 2000000\nsay after")
@@ -145,6 +148,9 @@ func TestKernelMessageOverTheLimitIsReplacedByAWord(t *testing.T) {
 	if len(text) != 3 || text[0] != "before\n" || text[2] != "after\n" ||
 		!strings.HasPrefix(text[1], "output truncated: 1 messages, 2000") || !strings.Contains(text[1], "1048576 bytes (max_message)") {
 		t.Errorf("printed %q", text)
+	}
+	if kept, parts := r.printedText(); kept != "before\nafter\n" || parts != 2 {
+		t.Errorf("%q is kept in %d parts, want one on each side of what is missing", kept, parts)
 	}
 	if s := r.now(); s.Dropped != 1 {
 		t.Errorf("status %+v", s)

@@ -194,6 +194,9 @@ func (h *hub) tooLarge(m *jupyter.Message, size int64) {
 	if m.Channel == jupyter.Shell {
 		h.track.reply(jupyter.PeekID(m.ParentHeader))
 	}
+	if h.output != nil && kindOf(jupyter.PeekRaw(m.Header, "msg_type")) == kindStream {
+		h.output.Lose(size)
+	}
 	h.publishError(fmt.Sprintf("output truncated: 1 messages, %d bytes: the limit for one message is %d bytes (%s)",
 		size, h.maxMessage, limitName), m.ParentHeader)
 	if m.Channel == jupyter.Shell {

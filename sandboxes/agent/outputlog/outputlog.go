@@ -41,6 +41,7 @@ const (
 type Log struct {
 	// set at construction
 	o    Options
+	full int   // bytes of a part, from which it is made
 	most int64 // bytes of text in a part
 
 	mu         sync.Mutex
@@ -60,13 +61,25 @@ type Log struct {
 }
 
 // New makes a Log that holds nothing.
-func New(o Options) *Log { return &Log{o: o, most: agentapi.OutputPartBytes} }
+func New(o Options) *Log {
+	return &Log{o: o, full: agentapi.OutputPartSize, most: agentapi.OutputPartBytes}
+}
 
 // Text takes a text that was printed, as a JSON string with its quotes. What is no
 // such string is taken as far as it is one.
 func (l *Log) Text(raw []byte, now time.Time) {
 	l.change(func() {
 		l.unescaping.each(raw, piece, func(text []byte) { l.write(text, now) })
+	})
+}
+
+// Lose notes that so many bytes were printed that nobody has.
+func (l *Log) Lose(size int64) {
+	l.change(func() {
+		if l.size > 0 {
+			l.seal() // what is missing is behind it
+		}
+		l.offset += size
 	})
 }
 
@@ -96,7 +109,7 @@ func (l *Log) write(text []byte, now time.Time) {
 	}
 	_, _ = l.gzip.Write(text) // to memory
 	l.size += int64(len(text))
-	if l.packed.Len() >= agentapi.OutputPartSize || l.size > l.most-2*piece {
+	if l.packed.Len() >= l.full || l.size > l.most-2*piece {
 		l.seal()
 	}
 }

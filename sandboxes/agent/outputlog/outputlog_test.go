@@ -75,11 +75,12 @@ func drain(t *testing.T, l *Log) (text []byte, parts []agentapi.OutputLogPart) {
 
 func TestPartsHoldAllThatWasPrinted(t *testing.T) {
 	l, changes := newLog(t, 1<<30)
+	l.full = 256 << 10
 	random := rand.New(rand.NewPCG(1, 2))
 	var want bytes.Buffer
 	for i := range 200 {
 		text := fmt.Sprintf("line %d äöü 🙂 \"\\\x1b[0m\n", i)
-		noise := make([]byte, random.IntN(60_000))
+		noise := make([]byte, random.IntN(6_000))
 		for i := range noise {
 			noise[i] = byte(random.Uint32())
 		}
@@ -145,6 +146,19 @@ func TestWhatHasNoRoomIsMissingAndSaysSo(t *testing.T) {
 	l.Seal(time.Now())
 	if text, parts := drain(t, l); string(text) != "last" || parts[0].Number != 3 {
 		t.Errorf("then %q in %+v", text, parts)
+	}
+}
+
+func TestWhatNobodyHasIsMissingWhereItWas(t *testing.T) {
+	l, _ := newLog(t, 1<<20)
+	l.Text(quoted(t, "before"), time.Now())
+	l.Lose(100)
+	l.Text(quoted(t, "behind"), time.Now())
+	l.Lose(1000)
+	l.Seal(time.Now())
+	text, parts := drain(t, l)
+	if string(text) != "beforebehind" || len(parts) != 3 || parts[1].From != 106 || parts[2].From != 1112 || parts[2].Bytes != 0 {
+		t.Errorf("%q came in %+v", text, parts)
 	}
 }
 
