@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
@@ -29,13 +30,21 @@ func (d *Driver) Freeze(ctx context.Context, id string) error {
 // 1) whose processes do not all come to rest within its thousand attempts, as they
 // may not on a busy host, and has undone them then.
 func pause(ctx context.Context, client tasks.TasksClient, name string) error {
-	for {
+	for attempt := 1; ; attempt++ {
 		_, err := client.Pause(ctx, &tasks.PauseTaskRequest{ContainerID: name})
-		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "unable to freeze") {
+		if err == nil || attempt == pauses || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
 			return err
 		}
 	}
 }
+
+// pauses is how often runc is asked to freeze one sandbox.
+const pauses = 10
 
 // Thaw implements sandboxes.Driver.
 func (d *Driver) Thaw(ctx context.Context, id string) error {

@@ -33,6 +33,7 @@ func TestWhatCannotBeFrozenOnABusyHostIsTriedAgain(t *testing.T) {
 	}{
 		{busyHost{}, 1, false},
 		{busyHost{fails: 3, says: "OCI runtime pause failed: unable to freeze: unknown"}, 4, false},
+		{busyHost{fails: pauses, says: "unable to freeze"}, pauses, true},
 		{busyHost{fails: 3, says: "container not running"}, 1, true},
 	} {
 		if err := pause(t.Context(), &c.host, "x"); (err != nil) != c.fails || c.host.asked != c.asked {

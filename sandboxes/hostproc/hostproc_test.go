@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -364,7 +365,7 @@ func TestEndOfWhatWasSeenToBeAnothersLeavesNoDoubt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	match, table := WithEnv("HOSTPROC_NOBODY", "yes"), map[int]Process{p.PID: stat}
+	match, table := withEnv("HOSTPROC_NOBODY", "yes", 0), map[int]Process{p.PID: stat}
 	if found, sure := match(table); len(found) > 0 || !sure {
 		t.Fatalf("found %v, sure %v of a process that lives", found, sure)
 	}
@@ -376,5 +377,33 @@ func TestEndOfWhatWasSeenToBeAnothersLeavesNoDoubt(t *testing.T) {
 	}
 	if _, sure := WithEnv("HOSTPROC_NOBODY", "yes")(table); sure {
 		t.Error("the end of one that was never looked at leaves none")
+	}
+}
+
+// Between fork and exec a process has the environment of its parent.
+func TestAYoungProcessIsLookedAtAgain(t *testing.T) {
+	signal := filepath.Join(t.TempDir(), "go")
+	p, _, _ := spawn(t, "echo; while ! [ -e "+signal+" ]; do sleep 0.01; done; exec env HOSTPROC_LATE=yes sleep 1000")
+	stat, err := readStat(p.PID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if age := stat.age(); age < -time.Second || age > time.Minute {
+		t.Errorf("it is %v old", age)
+	}
+	match, table := withEnv("HOSTPROC_LATE", "yes", time.Hour), map[int]Process{p.PID: stat}
+	if found, _ := match(table); len(found) > 0 {
+		t.Fatalf("found %v before it has the variable", found)
+	}
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if found, _ := match(table); len(found) == 1 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("it is not looked at again")
+		}
 	}
 }

@@ -50,10 +50,17 @@ func Descendants(roots ...ID) Matcher {
 }
 
 // WithEnv selects the processes that were started with name=value in their
-// environment, as far as this process may read it. It reads that once: who was
-// started with another is not looked at again, and may end without leaving a doubt,
-// so that to end one sandbox of many does not take a look at all for each round.
-func WithEnv(name, value string) Matcher {
+// environment, as far as this process may read it. It reads that once of those that
+// have been running for a while: who was started with another is not looked at again,
+// and may end without leaving a doubt, so that to end one sandbox of many does not
+// take a look at all for each round.
+func WithEnv(name, value string) Matcher { return withEnv(name, value, young) }
+
+// young is how long a process may be one that was forked and has its parent's
+// environment, before it executes a program with its own.
+const young = 10 * time.Second
+
+func withEnv(name, value string, young time.Duration) Matcher {
 	want := []byte(name + "=" + value)
 	blank := map[int]uint64{}  // pid to start time of those that have no environment
 	others := map[int]uint64{} // of those that have another
@@ -81,13 +88,25 @@ func WithEnv(name, value string) Matcher {
 			case err == nil && slices.ContainsFunc(bytes.Split(env, []byte{0}),
 				func(v []byte) bool { return bytes.Equal(v, want) }):
 				found = append(found, p)
-			case err == nil && len(env) > 0:
+			case err == nil && len(env) > 0 && p.age() >= young:
 				others[p.PID] = p.Start
 			}
 		}
 		return found, sure
 	}
 }
+
+// age is how long ago a process was forked.
+func (p Process) age() time.Duration {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return 0
+	}
+	return time.Duration(now.Nano()) - time.Duration(p.Start)*(time.Second/ticksPerSecond)
+}
+
+// ticksPerSecond is USER_HZ, the same on all Linux architectures that Go has.
+const ticksPerSecond = 100
 
 // settle bounds how long WithEnv waits for processes to be what they become.
 const settle = 2 * time.Second
