@@ -128,6 +128,7 @@ func (h *host) startKernelgw(ctx context.Context, driver string, needs *server, 
 	return s, h.listening(ctx, s, "readyz", append([]string{
 		binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(s.dir, "data"),
 		"--token", token, "--driver", driver,
+		"--output-cell", "0", "--output-second", "0", // the peers show all of it
 	}, more...)...)
 }
 
