@@ -13,15 +13,7 @@ import (
 // own starts a kernelgw for one test that does harm to it.
 func own(t *testing.T, o servers.Options) *target {
 	t.Helper()
-	p, err := servers.Kernelgw(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	p := servers.ForTest(t, o)
 	return newOwned(&p.Server, p, false)
 }
 

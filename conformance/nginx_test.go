@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -29,21 +28,7 @@ func throughNginx(t *testing.T, patient bool) *behind {
 		t.Skip("it runs with the driver process: nothing of it depends on the driver")
 	}
 	s := own(t, servers.Options{})
-	way, err := servers.ThroughNginx(t.Context(), s.process, patient)
-	if errors.Is(err, servers.ErrNoNginx) {
-		t.Skipf("!! %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of nginx:\n%s", way.Log())
-		}
-		if err := way.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	way := servers.WayForTest(t, s.process, patient)
 	return &behind{target: newOwned(&way.Server, nil, false), way: way, gateway: s}
 }
 

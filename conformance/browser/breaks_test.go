@@ -1,7 +1,6 @@
 package browser
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -23,33 +22,8 @@ import (
 // and not for 12 s, kills the gateway in sight of the page too, which then waits
 // 10 to 30 s of its own accord, and keeps the tab closed for 20 s.
 func TestLabHasEveryLineThroughBreaks(t *testing.T) {
-	p, err := servers.Kernelgw(t.Context(), servers.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of kernelgw:\n%s", p.Log())
-		}
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	way, err := servers.ThroughNginx(t.Context(), p, false)
-	if errors.Is(err, servers.ErrNoNginx) {
-		t.Skipf("!! %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of nginx:\n%s", way.Log())
-		}
-		if err := way.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	p := servers.ForTest(t, servers.Options{})
+	way := servers.WayForTest(t, p, false)
 	faults, lines, away := way.Faults(), 1200, 2*time.Second
 	if os.Getenv("KERNELGW_LONG") == "" {
 		t.Log("!! NOT CHECKED without KERNELGW_LONG=1: a minute of it, and kills of the gateway in sight of the page")

@@ -63,19 +63,7 @@ func compare(t *testing.T, name string, tell story) {
 	}
 	for _, driver := range drivers() {
 		t.Run("kernelgw-"+driver, func(t *testing.T) {
-			p, err := servers.Kernelgw(t.Context(), servers.Options{Driver: driver})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ours := newProblems()
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("log of kernelgw:\n%s", p.Log())
-				}
-				if err := p.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			p, ours := servers.ForTest(t, servers.Options{Driver: driver}), newProblems()
 			tell(t, launch(t, filepath.Join(artifacts(t), name+"-kernelgw-"+driver), ours), p)
 			if !toldTheirs { // it failed, or was not asked for
 				return

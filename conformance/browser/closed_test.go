@@ -21,18 +21,7 @@ import (
 func TestLabFindsTheOutputOfAClosedTab(t *testing.T) {
 	for _, driver := range drivers() {
 		t.Run("kernelgw-"+driver, func(t *testing.T) {
-			p, err := servers.Kernelgw(t.Context(), servers.Options{Driver: driver})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("log of kernelgw:\n%s", p.Log())
-				}
-				if err := p.Close(); err != nil {
-					t.Error(err)
-				}
-			})
+			p := servers.ForTest(t, servers.Options{Driver: driver})
 			b := launch(t, filepath.Join(artifacts(t), "closed-tab-kernelgw-"+driver), newProblems())
 			b.goTo(t, p.Base+"lab?token="+p.Token)
 			closesATab(t, b, p)

@@ -2,7 +2,6 @@ package clients
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,23 +20,8 @@ func throughNginx(t *testing.T, patient bool) (*servers.Way, *servers.Process) {
 	if servers.Driver() != "process" {
 		t.Skip("it runs with the driver process: nothing of it depends on the driver")
 	}
-	p := gateway(t)
-	way, err := servers.ThroughNginx(t.Context(), p, patient)
-	if errors.Is(err, servers.ErrNoNginx) {
-		t.Skipf("!! %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of nginx:\n%s", way.Log())
-		}
-		if err := way.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return way, p
+	p := servers.ForTest(t, servers.Options{})
+	return servers.WayForTest(t, p, patient), p
 }
 
 // apart is how many lines are printed between faults.

@@ -29,24 +29,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// gateway starts a kernelgw for one test.
-func gateway(t *testing.T) *servers.Process {
-	t.Helper()
-	p, err := servers.Kernelgw(t.Context(), servers.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("log of kernelgw:\n%s", p.Log())
-		}
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return p
-}
-
 // capability makes a base URL for clients that send no credentials on their
 // WebSocket.
 func capability(t *testing.T, s *probe.Server, label string) string {
@@ -166,7 +148,7 @@ func TestNotebookThroughGatewayKernelManager(t *testing.T) {
 	for _, client := range []string{"nbclient", "papermill"} {
 		t.Run(client, func(t *testing.T) {
 			t.Parallel()
-			p := gateway(t)
+			p := servers.ForTest(t, servers.Options{})
 			s := run(t, []string{"JUPYTER_GATEWAY_URL=" + capability(t, &p.Server, client)}, "notebook.py", client)
 			var got struct {
 				Cells    int
@@ -205,7 +187,7 @@ func TestJupyterKernelClient(t *testing.T) {
 	for _, subprotocol := range []string{"legacy", "v1"} {
 		t.Run(subprotocol, func(t *testing.T) {
 			t.Parallel()
-			p := gateway(t)
+			p := servers.ForTest(t, servers.Options{})
 			s := run(t, server(p), "kernel_client.py", subprotocol)
 			var got map[string]any
 			s.next(t, &got)
@@ -225,7 +207,7 @@ func TestJupyterKernelClient(t *testing.T) {
 
 func TestRawWebSocketClient(t *testing.T) {
 	t.Parallel()
-	s := run(t, server(gateway(t)), "raw.py")
+	s := run(t, server(servers.ForTest(t, servers.Options{})), "raw.py")
 	var got []json.RawMessage
 	s.next(t, &got)
 	s.done(t)
@@ -248,7 +230,7 @@ func TestRawWebSocketClient(t *testing.T) {
 
 // Alone: it judges what comes twice, which is what was in flight for a round trip.
 func TestJupyterLabServices(t *testing.T) {
-	p := gateway(t)
+	p := servers.ForTest(t, servers.Options{})
 	s := run(t, server(p), "services.cjs")
 	for _, step := range []string{"session", "stdin", "comm", "interrupt", "restart", "death", "printing"} {
 		s.event(t, step)
@@ -265,7 +247,7 @@ func TestJupyterLabServices(t *testing.T) {
 
 func TestVSCodeProbes(t *testing.T) {
 	t.Parallel()
-	p := gateway(t)
+	p := servers.ForTest(t, servers.Options{})
 	s := run(t, server(p), "vscode.cjs")
 	var got struct {
 		Base                    string

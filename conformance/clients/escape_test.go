@@ -19,7 +19,7 @@ func TestEscapeNotebook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := gateway(t)
+	p := servers.ForTest(t, servers.Options{})
 	s := run(t, []string{"JUPYTER_GATEWAY_URL=" + capability(t, &p.Server, "escape")}, "escape.py", filepath.Join(root, "docs", "escape.ipynb"))
 	var got struct {
 		Attempts string

@@ -69,7 +69,7 @@ func browser(t *testing.T, l *servers.Process, s labSession, session string) *pr
 
 func TestLabThroughGatewayURL(t *testing.T) {
 	t.Parallel()
-	p := gateway(t)
+	p := servers.ForTest(t, servers.Options{})
 	l := lab(t, p)
 
 	var specs struct {
@@ -132,7 +132,7 @@ func TestLabThroughGatewayURL(t *testing.T) {
 
 func TestLabThroughGatewayURLSurvivesKillOfTheGateway(t *testing.T) {
 	t.Parallel()
-	p := gateway(t)
+	p := servers.ForTest(t, servers.Options{})
 	l := lab(t, p)
 	s := open(t, l)
 	w := browser(t, l, s, probe.ID())

@@ -9,7 +9,7 @@ import (
 func TestJupyterLabServicesOfFilesSettingsAndTerminals(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(*testing.T) *servers.Process{
-		"kernelgw": gateway,
+		"kernelgw": func(t *testing.T) *servers.Process { return servers.ForTest(t, servers.Options{}) },
 		"stock":    func(t *testing.T) *servers.Process { return lab(t, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
