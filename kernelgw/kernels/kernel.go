@@ -36,6 +36,7 @@ type kernel struct {
 	held        int                      // who uses a sandbox of terminals without one
 	connections int
 	joined      uint64 // connections that there have ever been
+	ending      bool   // it is being shut down
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above
 	stopKeeper  context.CancelFunc // of the current keeper

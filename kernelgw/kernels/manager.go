@@ -75,7 +75,7 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 	saves  *savePlaces
-	stores *savePlaces // of parts of output
+	stores *storePlaces
 
 	mu        sync.Mutex
 	ready     bool                   // guarded by mu
@@ -98,7 +98,7 @@ func New(o Options) *Manager {
 	o.TerminalLinger = cmp.Or(o.TerminalLinger, 5*time.Minute)
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(), stores: newSavePlaces(),
+		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(), stores: newStorePlaces(),
 		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{}, exporters: map[string]*exporters{},
 	}
 }

@@ -18,7 +18,7 @@ type OutputLogs interface {
 }
 
 const (
-	// storePatience bounds one attempt to store a part.
+	// storePatience bounds one attempt to store a part that has come.
 	storePatience = time.Minute
 	// sealPatience is how long one who asks for an output log waits for what was printed
 	// last to be in it.
@@ -112,12 +112,7 @@ func (m *Manager) storeParts(ctx context.Context, k *kernel, agent *agentapi.Cli
 // storePart stores the oldest part that a kernel's agent has, and returns its size. The
 // caller holds the kernel's place to store.
 func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Client) (size int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, storePatience)
-	defer cancel()
-	m.mu.Lock()
-	r := k.record
-	m.mu.Unlock()
-	leave, err := m.stores.ask(ctx, saver{owner: r.Owner})
+	leave, err := m.stores.own(ctx, m.storer(k))
 	if err != nil {
 		return 0, err
 	}
@@ -126,15 +121,37 @@ func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Clie
 	if err != nil {
 		return 0, err
 	}
+	if err := m.putPart(ctx, k, told, content); err != nil {
+		return 0, err
+	}
+	return len(content), agent.LogStored(ctx, told.Number)
+}
+
+// storer is for whom a kernel's parts are stored now.
+func (m *Manager) storer(k *kernel) saver {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return saver{owner: k.record.Owner, last: k.ending}
+}
+
+// putPart stores a part that a kernel's agent has given.
+func (m *Manager) putPart(ctx context.Context, k *kernel, told agentapi.OutputLogPart, content []byte) error {
+	leave, err := m.stores.store(ctx, m.storer(k).last)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	m.mu.Lock()
+	r := k.record
+	m.mu.Unlock()
 	begun := told.Begun
 	if begun.Year() < 2000 || begun.Year() > 9999 { // the agent's clock, or a lie
 		begun = time.UnixMilli(0)
 	}
 	part := outputlog.Part{Log: r.ID, Run: r.Run, Number: told.Number, From: told.From, Bytes: told.Bytes, Begun: begun}
-	if err := m.o.OutputLogs.Put(ctx, r.Workspace, part, content, m.sessionsOfKernel(k)); err != nil {
-		return 0, err
-	}
-	return len(content), agent.LogStored(ctx, told.Number)
+	return m.o.OutputLogs.Put(ctx, r.Workspace, part, content, m.sessionsOfKernel(k))
 }
 
 // sessionsOfKernel returns the ids of a kernel's sessions.

@@ -301,3 +301,54 @@ func TestAKernelThatIsStartedAgainHasARunOfItsOwn(t *testing.T) {
 		t.Errorf("the parts are of %d runs", len(runs))
 	}
 }
+
+// Agents that begin a part and send nothing more cost nobody but their owners a place.
+func TestAgentsThatDoNotSendWhatTheySayKeepNoOthersOutput(t *testing.T) {
+	s, driver := newShelf(), sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New(), withShelf(s))
+	var mu sync.Mutex
+	hanging := 0
+	add := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		hanging += n
+	}
+	const owners, each = 5, 2
+	for i := range owners * each {
+		k := g.start(t, kernels.StartRequest{Owner: fmt.Sprint("eve", i%owners), Own: true})
+		agent := driver.Agent(sandboxOf(t, driver, k).Spec.ID)
+		agent.Handle("GET /v1/log/parts", func(w http.ResponseWriter, r *http.Request) {
+			add(1)
+			defer add(-1)
+			line, _ := json.Marshal(agentapi.OutputLogPart{Number: 1, Bytes: 1, Size: 1 << 20})
+			_, _ = fmt.Fprintf(w, "%s\n", line)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		})
+		agent.Update(func(st *agentapi.Status) { st.LogParts = 1 })
+	}
+	eventually(t, "all of them hang", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return hanging == owners*each
+	})
+	k := g.start(t, kernels.StartRequest{Owner: "ann", Own: true})
+	p := newPrinter(driver.Agent(sandboxOf(t, driver, k).Spec.ID))
+	p.print("ab")
+	p.stored(t, s, "ab")
+}
+
+func sandboxOf(t *testing.T, driver sandboxes.Driver, k kernels.Kernel) sandboxes.Sandbox {
+	t.Helper()
+	list, err := driver.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		if s.Spec.Labels["kernel"] == k.ID {
+			return s
+		}
+	}
+	t.Fatalf("kernel %s has no sandbox", k.ID)
+	return sandboxes.Sandbox{}
+}

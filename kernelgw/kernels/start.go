@@ -330,6 +330,7 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 
 	m.mu.Lock()
 	agent, removed, sandbox := k.agent, k.removed, k.record.Sandbox
+	k.ending = true
 	m.mu.Unlock()
 	if removed {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
