@@ -112,7 +112,11 @@ func (m *Manager) storeParts(ctx context.Context, k *kernel, agent *agentapi.Cli
 // storePart stores the oldest part that a kernel's agent has, and returns its size. The
 // caller holds the kernel's place to store.
 func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Client) (size int, err error) {
-	leave, err := m.stores.own(ctx, m.storer(k))
+	who := m.storer(k)
+	if err := m.stores.waitPace(ctx, who.owner); err != nil {
+		return 0, err
+	}
+	leave, err := m.stores.own(ctx, who)
 	if err != nil {
 		return 0, err
 	}
@@ -121,6 +125,7 @@ func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Clie
 	if err != nil {
 		return 0, err
 	}
+	m.stores.spent(who.owner, len(content))
 	if err := m.putPart(ctx, k, told, content); err != nil {
 		return 0, err
 	}

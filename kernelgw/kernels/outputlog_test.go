@@ -352,3 +352,46 @@ func sandboxOf(t *testing.T, driver sandboxes.Driver, k kernels.Kernel) sandboxe
 	t.Fatalf("kernel %s has no sandbox", k.ID)
 	return sandboxes.Sandbox{}
 }
+
+// nowhere is where parts are put that nobody reads.
+type nowhere struct{}
+
+func (nowhere) Put(context.Context, string, outputlog.Part, []byte, []string) error { return nil }
+
+// A kernel that prints what cannot be compressed, without end, gives the storage no more
+// than its owner's share.
+func TestWhatComesWithoutEndIsStoredAtABoundedPace(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New(), func(o *kernels.Options) { o.OutputLogs = nowhere{} })
+	k := g.start(t, kernels.StartRequest{Owner: "eve", Own: true})
+	agent := driver.Agent(sandboxOf(t, driver, k).Spec.ID)
+	const size, most = 5 << 20, 24 // 120 MiB: 64 at once, the others in 3.5 s
+	content, done := make([]byte, size), make(chan struct{})
+	var mu sync.Mutex
+	given := int64(0)
+	agent.Handle("GET /v1/log/parts", func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		given++
+		n := given
+		mu.Unlock()
+		if n == most {
+			close(done)
+		}
+		line, _ := json.Marshal(agentapi.OutputLogPart{Number: n, Bytes: size, Size: size})
+		_, _ = w.Write(append(line, '\n'))
+		_, _ = w.Write(content)
+	})
+	for n := range most + 2 {
+		agent.Handle(fmt.Sprint("DELETE /v1/log/parts/", n), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	}
+	began := time.Now()
+	agent.Update(func(st *agentapi.Status) { st.LogParts = 1 })
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("the parts are not fetched")
+	}
+	if took := time.Since(began); took < 2*time.Second {
+		t.Errorf("%d MiB were taken in %v", most*size>>20, took)
+	}
+}

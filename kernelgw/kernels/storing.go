@@ -3,6 +3,11 @@ package kernels
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // storePlaces bound how many parts of output are in memory, and how many are being
@@ -13,6 +18,9 @@ type storePlaces struct {
 	perOwner
 	whole, lastWhole     chan struct{} // hold a token for each part that has come, until it is stored
 	writing, lastWriting chan struct{} // hold a token for each that is being stored
+
+	pacing sync.Mutex
+	paces  map[string]*rate.Limiter // in bytes, by owner; guarded by pacing
 }
 
 // Parts of kernels that end have places of their own beside the others.
@@ -23,11 +31,19 @@ const (
 	maxLastStoring = 4
 )
 
+// How much of what one owner's kernels print is taken, as it comes, compressed. What
+// they print faster does not fit into what their agents keep, and is missing.
+const (
+	storeBytes = 16 << 20 // a second
+	storeBurst = 64 << 20
+)
+
 func newStorePlaces() *storePlaces {
 	return &storePlaces{
 		perOwner: perOwner{byOwner: map[saver]*ownerPlaces{}},
 		whole:    make(chan struct{}, maxWhole), lastWhole: make(chan struct{}, maxLastWhole),
 		writing: make(chan struct{}, maxStoring), lastWriting: make(chan struct{}, maxLastStoring),
+		paces: map[string]*rate.Limiter{},
 	}
 }
 
@@ -51,4 +67,33 @@ func (p *storePlaces) store(ctx context.Context, last bool) (leave func(), err e
 		return nil, err
 	}
 	return func() { leaveWriting(); leaveWhole() }, nil
+}
+
+// pace is that of an owner. Those that rest are forgotten.
+func (p *storePlaces) pace(owner string) *rate.Limiter {
+	p.pacing.Lock()
+	defer p.pacing.Unlock()
+	if pace := p.paces[owner]; pace != nil {
+		return pace
+	}
+	for other, pace := range p.paces {
+		if pace.Tokens() >= storeBurst {
+			delete(p.paces, other)
+		}
+	}
+	p.paces[owner] = rate.NewLimiter(storeBytes, storeBurst)
+	return p.paces[owner]
+}
+
+// waitPace waits until another part of an owner's may come.
+func (p *storePlaces) waitPace(ctx context.Context, owner string) error {
+	if err := p.pace(owner).WaitN(ctx, 0); err != nil { // as long as there is a debt
+		return fmt.Errorf("its owner's kernels print too much: %w", err)
+	}
+	return nil
+}
+
+// spent takes note of a part of an owner's that has come: only then its size is known.
+func (p *storePlaces) spent(owner string, size int) {
+	p.pace(owner).ReserveN(time.Now(), size)
 }
