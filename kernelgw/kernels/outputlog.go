@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"kernelgw/kernelgw/outputlog"
@@ -159,14 +160,14 @@ func (m *Manager) putPart(ctx context.Context, k *kernel, told agentapi.OutputLo
 	return m.o.OutputLogs.Put(ctx, r.Workspace, part, content, m.sessionsOfKernel(k))
 }
 
-// sessionsOfKernel returns the ids of a kernel's sessions.
+// sessionsOfKernel returns the ids of a kernel's sessions, the newest first.
 func (m *Manager) sessionsOfKernel(k *kernel) (ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for id, row := range m.sessions {
-		if row.kernel() == k.record.name() {
-			ids = append(ids, id)
-		}
+	rows := m.rowsOf(k)
+	slices.Reverse(rows)
+	for _, row := range rows {
+		ids = append(ids, row.ID)
 	}
 	return ids
 }
