@@ -100,7 +100,7 @@ func newPrinter(agent *sandboxtest.Agent) *printer {
 		line, _ := json.Marshal(agentapi.OutputLogPart{Number: p.first, From: p.first - 1, Bytes: 1, Size: 1})
 		_, _ = fmt.Fprintf(w, "%s\n%s", line, p.parts[0])
 	})
-	for n := range int64(10) {
+	for _, n := range []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, agentapi.MaxOutputParts} {
 		agent.Handle(fmt.Sprint("DELETE /v1/log/parts/", n), func(w http.ResponseWriter, _ *http.Request) { p.forget(w, n) })
 	}
 	return p
@@ -299,6 +299,44 @@ func TestAKernelThatIsStartedAgainHasARunOfItsOwn(t *testing.T) {
 	eventually(t, "all is stored", func() bool { return p.waiting() == 0 })
 	if _, runs := s.kept(); len(runs) != 2 {
 		t.Errorf("the parts are of %d runs", len(runs))
+	}
+}
+
+func TestAGatewayThatKeepsNoOutputAnyMoreHasAgentsForgetIt(t *testing.T) {
+	s, store := newShelf(), memory.New()
+	g, _, p, driver := printing(t, s, store)
+	p.print("a")
+	p.stored(t, s, "a")
+	g.stop()
+	p.print("bc")
+	start(t, driver, store)
+	p.stored(t, s, "a")
+	p.print("d")
+	p.stored(t, s, "a")
+}
+
+// While the storage is down the end of a kernel does not wait for it.
+func TestWhatCannotBeStoredIsGivenUpAtTheEndOfItsKernel(t *testing.T) {
+	s := newShelf()
+	s.fails = 1 << 30
+	g, k, p, _ := printing(t, s, memory.New())
+	p.print("a")
+	eventually(t, "the storage fails", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.puts > 0
+	})
+	p.agent.Handle("POST /v1/kernel/shutdown", func(w http.ResponseWriter, r *http.Request) {
+		for p.waiting() > 0 && r.Context().Err() == nil { // as agents do
+			time.Sleep(time.Millisecond)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	if err := g.Shutdown(t.Context(), "w", k.ID); err != nil {
+		t.Fatal(err)
+	}
+	if p.waiting() > 0 {
+		t.Error("the end of the kernel waited for the storage")
 	}
 }
 

@@ -330,11 +330,11 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 
 	m.mu.Lock()
 	agent, removed, sandbox := k.agent, k.removed, k.record.Sandbox
-	k.ending = true
 	m.mu.Unlock()
 	if removed {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
+	k.ends()
 	if agent != nil {
 		m.flushFiles(ctx, k, agent)
 		m.saveLastOutputs(ctx, k, agent)
