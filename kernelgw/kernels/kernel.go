@@ -21,6 +21,7 @@ type kernel struct {
 	saving   chan struct{} // holds a token while outputs are saved: one at a time
 	storing  chan struct{} // holds a token while parts of output are stored: one at a time
 	ending   chan struct{} // closed when it is being shut down
+	sealing  *sealPace
 
 	interims map[string]interim // by notebook; owned by the holder of saving
 
@@ -38,6 +39,7 @@ type kernel struct {
 	held        int                      // who uses a sandbox of terminals without one
 	connections int
 	joined      uint64 // connections that there have ever been
+	stored      int    // parts of its output
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above
 	stopKeeper  context.CancelFunc // of the current keeper
@@ -49,7 +51,7 @@ func newKernel(r record) *kernel {
 	close(kept)
 	return &kernel{
 		op: make(chan struct{}, 1), reported: make(chan struct{}), policing: make(chan struct{}, 1),
-		saving: make(chan struct{}, 1), storing: make(chan struct{}, 1), ending: make(chan struct{}), interims: map[string]interim{},
+		saving: make(chan struct{}, 1), storing: make(chan struct{}, 1), ending: make(chan struct{}), sealing: newSealPace(), interims: map[string]interim{},
 		record:  r,
 		status:  agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: r.CreatedAt},
 		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,

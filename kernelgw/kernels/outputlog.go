@@ -178,6 +178,9 @@ func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Clie
 	if err := m.putPart(ctx, k, told, content); err != nil {
 		return 0, err
 	}
+	m.mu.Lock()
+	k.stored++
+	m.mu.Unlock()
 	return len(content), agent.LogStored(ctx, told.Number)
 }
 
@@ -243,15 +246,34 @@ func (m *Manager) StoreOutput(ctx context.Context, workspace, id string) error {
 	if agent == nil || !keeps {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, sealPatience)
+	ctx, cancel := context.WithTimeout(ctx, sealEvery+sealPatience)
 	defer cancel()
-	err = agent.SealLog(ctx)
-	if err == nil {
-		_, err = m.storeParts(ctx, k, agent)
-	}
+	err = k.sealing.seal(ctx, func(ctx context.Context) (parts bool, err error) {
+		before := m.partsStored(k)
+		err = m.sealParts(ctx, k, agent)
+		return m.partsStored(k) > before, err
+	})
 	if err != nil {
 		m.o.Metrics.AgentErrors.WithLabelValues("log").Inc()
 		return fmt.Errorf("%w: cannot store what kernel %s has printed: %w", ErrAgent, id, err)
 	}
 	return nil
+}
+
+// sealParts stores what a kernel has printed, as parts.
+func (m *Manager) sealParts(ctx context.Context, k *kernel, agent *agentapi.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, sealPatience)
+	defer cancel()
+	if err := agent.SealLog(ctx); err != nil {
+		return err
+	}
+	_, err := m.storeParts(ctx, k, agent)
+	return err
+}
+
+// partsStored returns how many of a kernel's parts this process has stored.
+func (m *Manager) partsStored(k *kernel) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return k.stored
 }

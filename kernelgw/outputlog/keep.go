@@ -9,7 +9,7 @@ import (
 
 // leastCharge is what the smallest part counts, and a name: a storage has so much work with each
 // that many small ones are as bad as a large one.
-const leastCharge = 64 << 10
+const leastCharge = 4 << 10
 
 func charge(size int64) int64 { return max(size, leastCharge) }
 

@@ -249,6 +249,23 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 	}
 }
 
+// Small parts, as one makes who follows a log for a week, cost older output nothing.
+func TestSmallPartsDoNotDriveOutLargeOnes(t *testing.T) {
+	l, _ := newLogs(func(o *Options) { o.WorkspaceBytes = 1 << 30 })
+	run, week := NewRun(time.Now(), sandbox), int64(7*24*60*2)
+	put(t, l, "w", Part{Log: kernel, Run: run, Number: 1}, "large")
+	for i := range week {
+		p := Part{Log: kernel, Run: run, Number: 2 + i, Begun: time.UnixMilli(0)}
+		if err := l.Put(t.Context(), "w", p, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parts, err := l.Parts(t.Context(), "w", kernel)
+	if err != nil || int64(len(parts)) != week+1 {
+		t.Errorf("%d parts are kept of %d, %v", len(parts), week+1, err)
+	}
+}
+
 // sessionIDs returns so many ids of sessions.
 func sessionIDs(from, n int) (ids []string) {
 	for i := range n {
