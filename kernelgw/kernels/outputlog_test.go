@@ -184,8 +184,25 @@ func TestWhatIsPrintedIsStoredPartByPart(t *testing.T) {
 	if err := json.Unmarshal(onlySandbox(t, driver).Spec.AgentConfig, &config); err != nil {
 		t.Fatal(err)
 	}
-	if config.OutputLog == nil || config.OutputLog.Place != "/v1/sessions/"+k.ID+"/logs" {
+	if config.OutputLog == nil || config.OutputLog.Place != "/w/w/v1/sessions/"+k.ID+"/logs" || config.OutputLog.SpoolBytes != agentapi.DefaultSpoolBytes {
 		t.Errorf("the agent is told %+v", config.OutputLog)
+	}
+}
+
+func TestWhereOutputIsAndHowMuchOfItWaits(t *testing.T) {
+	for limit, spool := range map[int64]int64{256 << 20: 32 << 20, 2 << 30: 64 << 20} {
+		driver := sandboxtest.NewFake(t)
+		g := start(t, driver, memory.New(), withShelf(newShelf()), func(o *kernels.Options) {
+			o.BaseURL, o.Resources.MemoryBytes = "/hub/", limit
+		})
+		k := g.start(t, kernels.StartRequest{Workspace: "some@where"})
+		var config agentapi.Config
+		if err := json.Unmarshal(onlySandbox(t, driver).Spec.AgentConfig, &config); err != nil {
+			t.Fatal(err)
+		}
+		if o := config.OutputLog; o == nil || o.Place != "/hub/w/some@where/v1/sessions/"+k.ID+"/logs" || o.SpoolBytes != spool {
+			t.Errorf("with %d bytes of memory the agent is told %+v", limit, o)
+		}
 	}
 }
 
