@@ -1,6 +1,7 @@
 package kernelgw
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -17,13 +18,35 @@ import (
 // session's or a kernel's, also of one that has ended: the log is its workspace's, and
 // whoever may enter that may read it, for as long as it is kept.
 func logRoutes() []Route {
-	get := func(path, doc string, handle func(*Server, *call) error) Route {
-		return row(http.MethodGet, path, auth.API, everywhere, doc, handle).streaming()
+	get := func(path, doc string, handle func(*Server, context.Context, *call) error) Route {
+		return row(http.MethodGet, path, auth.API, everywhere, doc, readingLog(handle)).streaming()
 	}
 	return []Route{
 		get("v1/sessions/:id/logs", "What the session has printed, in parts; also of one that has ended", (*Server).listLogs),
 		get("v1/sessions/:id/logs/text", "All of it, as text; where some is missing, a line says so", (*Server).getLogText),
 		get("v1/sessions/:id/logs/:part", "One part: a gzip file of text", (*Server).getLogPart),
+	}
+}
+
+// readingLog gives a request for a log a place among its user's streams, as it may last
+// as long as one, and a context that ends when the server drains, too.
+func readingLog(handle func(*Server, context.Context, *call) error) func(*Server, *call) error {
+	return func(s *Server, c *call) error {
+		if s.o.OutputLogs == nil {
+			return errNoLogs
+		}
+		place, err := s.sockets.enter(c.owner())
+		if err != nil {
+			return err
+		}
+		defer s.sockets.leave(place)
+		ctx, cancel := context.WithCancel(c.Request().Context())
+		defer cancel()
+		defer context.AfterFunc(place.ctx, cancel)()
+		if err = handle(s, ctx, c); err != nil {
+			return s.unlessDraining(place, err)
+		}
+		return nil
 	}
 }
 
@@ -47,7 +70,7 @@ type logPartModel struct {
 }
 
 // logParts returns the parts that are kept of the log that a request is for.
-func (s *Server) logParts(c *call) (parts []outputlog.Part, err error) {
+func (s *Server) logParts(ctx context.Context, c *call) (parts []outputlog.Part, err error) {
 	asked, err := c.sessionID()
 	if err != nil {
 		return nil, err
@@ -56,7 +79,7 @@ func (s *Server) logParts(c *call) (parts []outputlog.Part, err error) {
 	if err != nil {
 		return nil, err
 	}
-	parts, err = s.o.OutputLogs.Parts(c.Request().Context(), c.workspace, asked, kernel)
+	parts, err = s.o.OutputLogs.Parts(ctx, c.workspace, asked, kernel)
 	if err != nil {
 		return nil, s.noLog(err)
 	}
@@ -65,15 +88,12 @@ func (s *Server) logParts(c *call) (parts []outputlog.Part, err error) {
 
 // wholeLog has what was printed until now kept, and returns the parts of the log that a
 // request is for. current is false where that failed.
-func (s *Server) wholeLog(c *call) (parts []outputlog.Part, current bool, err error) {
-	if s.o.OutputLogs == nil {
-		return nil, false, errNoLogs
-	}
+func (s *Server) wholeLog(ctx context.Context, c *call) (parts []outputlog.Part, current bool, err error) {
 	kernel, err := s.runtimeID(c)
 	if err != nil {
 		return nil, false, err
 	}
-	stored := s.o.Kernels.StoreOutput(c.Request().Context(), c.workspace, kernel)
+	stored := s.o.Kernels.StoreOutput(ctx, c.workspace, kernel)
 	gone := errors.Is(stored, kernels.ErrNotFound)
 	if stored != nil && !gone && !errors.Is(stored, kernels.ErrAgent) {
 		return nil, false, stored
@@ -81,7 +101,7 @@ func (s *Server) wholeLog(c *call) (parts []outputlog.Part, current bool, err er
 	if stored != nil && !gone {
 		s.o.Log.Warn("an output log lacks what was printed last", "kernel", kernel, "workspace", c.workspace, "error", stored)
 	}
-	if parts, err = s.logParts(c); err != nil {
+	if parts, err = s.logParts(ctx, c); err != nil {
 		return nil, false, err
 	}
 	if gone && len(parts) == 0 {
@@ -90,8 +110,8 @@ func (s *Server) wholeLog(c *call) (parts []outputlog.Part, current bool, err er
 	return parts, stored == nil || gone, nil
 }
 
-func (s *Server) listLogs(c *call) error {
-	parts, current, err := s.wholeLog(c)
+func (s *Server) listLogs(ctx context.Context, c *call) error {
+	parts, current, err := s.wholeLog(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -107,30 +127,22 @@ func (s *Server) listLogs(c *call) error {
 	return c.JSON(http.StatusOK, m)
 }
 
-func (s *Server) getLogText(c *call) error {
-	parts, current, err := s.wholeLog(c)
+func (s *Server) getLogText(ctx context.Context, c *call) error {
+	parts, current, err := s.wholeLog(ctx, c)
 	if err != nil {
 		return err
 	}
-	place, err := s.sockets.enter(c.owner())
-	if err != nil {
-		return err
-	}
-	defer s.sockets.leave(place)
 	c.Response().Header().Set("Content-Type", "text/plain; charset=utf-8")
 	c.Response().WriteHeader(http.StatusOK)
-	err = s.o.OutputLogs.WriteText(c.Request().Context(), c.Response(), c.workspace, parts)
+	err = s.o.OutputLogs.WriteText(ctx, c.Response(), c.workspace, parts)
 	if err == nil && !current {
 		_, err = io.WriteString(c.Response(), "\n[what was printed last cannot be read now]\n")
 	}
 	return s.sentWhole(err)
 }
 
-func (s *Server) getLogPart(c *call) error {
-	if s.o.OutputLogs == nil {
-		return errNoLogs
-	}
-	parts, err := s.logParts(c)
+func (s *Server) getLogPart(ctx context.Context, c *call) error {
+	parts, err := s.logParts(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -139,12 +151,7 @@ func (s *Server) getLogPart(c *call) error {
 	if i < 0 {
 		return errNoPart
 	}
-	place, err := s.sockets.enter(c.owner())
-	if err != nil {
-		return err
-	}
-	defer s.sockets.leave(place)
-	content, err := s.o.OutputLogs.Open(c.Request().Context(), c.workspace, parts[i])
+	content, err := s.o.OutputLogs.Open(ctx, c.workspace, parts[i])
 	if errors.Is(err, outputlog.ErrNotFound) {
 		return errNoPart
 	}

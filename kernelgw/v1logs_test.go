@@ -3,6 +3,7 @@ package kernelgw_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -148,5 +149,40 @@ func TestAServerWithoutOutputLogsHasNone(t *testing.T) {
 	kernel := g.kernel("math")
 	if r := g.want(g.ada("GET", "/w/math/v1/sessions/"+kernel+"/logs", ""), http.StatusNotFound); !strings.Contains(r.body, "keeps no output logs") {
 		t.Errorf("the answer is %s", r.body)
+	}
+}
+
+// stuck is a storage that does not answer.
+type stuck struct {
+	*outputlogtest.Store
+	asked chan struct{}
+}
+
+func (s stuck) EachAside(ctx context.Context, _, _ string, _ func(string, int64, time.Time) error) error {
+	s.asked <- struct{}{}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestADrainWaitsForNoReaderOfALog(t *testing.T) {
+	store := stuck{outputlogtest.New(), make(chan struct{})}
+	logs := outputlog.New(outputlog.Options{Store: store, Log: slog.New(slog.DiscardHandler), Keep: time.Hour})
+	g := start(t, func(o *kernelgw.Options) { o.OutputLogs = logs })
+	kernel := g.kernel("math")
+	ends := []string{"", "/text", "/x-00000001"}
+	answers := make(chan reply, len(ends))
+	for _, end := range ends {
+		go func() { answers <- g.ada("GET", "/w/math/v1/sessions/"+kernel+"/logs"+end, "") }()
+		<-store.asked
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := g.server.Drain(ctx); err != nil || ctx.Err() != nil {
+		t.Errorf("the drain waited: %v", err)
+	}
+	for range ends {
+		if r := <-answers; r.StatusCode != 503 {
+			t.Errorf("the answer is %d %s", r.StatusCode, r.body)
+		}
 	}
 }

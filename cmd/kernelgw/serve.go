@@ -144,7 +144,7 @@ func (c *ServeCmd) Run(env *environment) error {
 	options.Notebooks = notebooks{handlers}
 	printed := openOutputLogs(&c.OutputConfig, files, log)
 	if printed != nil {
-		options.OutputLogs = printed
+		options.OutputLogs, options.BaseURL = printed, c.BaseURL
 	}
 	manager := kernels.New(options)
 	network.kernels.Store(manager)

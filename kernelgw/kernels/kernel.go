@@ -20,10 +20,13 @@ type kernel struct {
 	policing chan struct{} // holds a token while the sandbox's network policy is changed: one at a time
 	saving   chan struct{} // holds a token while outputs are saved: one at a time
 	storing  chan struct{} // holds a token while parts of output are stored: one at a time
+	ending   chan struct{} // closed when it is being shut down
+	sealing  *sealPace
 
 	interims map[string]interim // by notebook; owned by the holder of saving
 
-	reporting sync.Once // closes reported
+	reporting  sync.Once // closes reported
+	endingOnce sync.Once // closes ending
 
 	// guarded by Manager.mu
 	record      record
@@ -36,6 +39,7 @@ type kernel struct {
 	held        int                      // who uses a sandbox of terminals without one
 	connections int
 	joined      uint64 // connections that there have ever been
+	stored      int    // parts of its output
 	removed     bool
 	changed     chan struct{}      // closed and replaced at every change of the above
 	stopKeeper  context.CancelFunc // of the current keeper
@@ -47,7 +51,7 @@ func newKernel(r record) *kernel {
 	close(kept)
 	return &kernel{
 		op: make(chan struct{}, 1), reported: make(chan struct{}), policing: make(chan struct{}, 1),
-		saving: make(chan struct{}, 1), storing: make(chan struct{}, 1), interims: map[string]interim{},
+		saving: make(chan struct{}, 1), storing: make(chan struct{}, 1), ending: make(chan struct{}), sealing: newSealPace(), interims: map[string]interim{},
 		record:  r,
 		status:  agentapi.Status{KernelID: r.ID, ExecutionState: jupyter.Starting, LastActivity: r.CreatedAt},
 		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,
@@ -78,6 +82,19 @@ func (k *kernel) waitReported(ctx context.Context) bool {
 // report marks that the kernel's state is known. Whoever asked the agent may do
 // so while the keeper ends.
 func (k *kernel) report() { k.reporting.Do(func() { close(k.reported) }) }
+
+// ends marks that the kernel is being shut down.
+func (k *kernel) ends() { k.endingOnce.Do(func() { close(k.ending) }) }
+
+// isEnding reports whether the kernel is being shut down.
+func (k *kernel) isEnding() bool {
+	select {
+	case <-k.ending:
+		return true
+	default:
+		return false
+	}
+}
 
 // notify wakes all who wait for a change. The caller holds Manager.mu.
 func (k *kernel) notify() {

@@ -59,6 +59,8 @@ type Options struct {
 	Notebooks Notebooks
 	// OutputLogs is where all that kernels print is kept; nil means that it is not.
 	OutputLogs OutputLogs
+	// BaseURL is the path under which users find it: "/prefix/"; default "/".
+	BaseURL string
 	// Caps are budgets of what a kernel shows, of workspaces without a policy.
 	Caps agentapi.OutputCaps
 }
@@ -75,7 +77,7 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // keepers
 	saves  *savePlaces
-	stores *savePlaces // of parts of output
+	stores *storePlaces
 
 	mu        sync.Mutex
 	ready     bool                   // guarded by mu
@@ -96,9 +98,10 @@ func New(o Options) *Manager {
 	o.DestroyTimeout = cmp.Or(o.DestroyTimeout, 20*time.Second)
 	o.DeadRetention = cmp.Or(o.DeadRetention, 24*time.Hour)
 	o.TerminalLinger = cmp.Or(o.TerminalLinger, 5*time.Minute)
+	o.BaseURL = cmp.Or(o.BaseURL, "/")
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Manager{
-		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(), stores: newSavePlaces(),
+		o: o, ctx: ctx, cancel: cancel, saves: newSavePlaces(), stores: newStorePlaces(),
 		kernels: map[name]*kernel{}, sessions: map[string]*sessionRow{}, pending: map[string]chan struct{}{}, exporters: map[string]*exporters{},
 	}
 }

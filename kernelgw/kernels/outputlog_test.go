@@ -100,7 +100,7 @@ func newPrinter(agent *sandboxtest.Agent) *printer {
 		line, _ := json.Marshal(agentapi.OutputLogPart{Number: p.first, From: p.first - 1, Bytes: 1, Size: 1})
 		_, _ = fmt.Fprintf(w, "%s\n%s", line, p.parts[0])
 	})
-	for n := range int64(10) {
+	for _, n := range []int64{1, 2, 3, 4, 5, 6, 7, 8, 9, agentapi.MaxOutputParts} {
 		agent.Handle(fmt.Sprint("DELETE /v1/log/parts/", n), func(w http.ResponseWriter, _ *http.Request) { p.forget(w, n) })
 	}
 	return p
@@ -184,8 +184,25 @@ func TestWhatIsPrintedIsStoredPartByPart(t *testing.T) {
 	if err := json.Unmarshal(onlySandbox(t, driver).Spec.AgentConfig, &config); err != nil {
 		t.Fatal(err)
 	}
-	if config.OutputLog == nil || config.OutputLog.Place != "/v1/sessions/"+k.ID+"/logs" {
+	if config.OutputLog == nil || config.OutputLog.Place != "/w/w/v1/sessions/"+k.ID+"/logs" || config.OutputLog.SpoolBytes != agentapi.DefaultSpoolBytes {
 		t.Errorf("the agent is told %+v", config.OutputLog)
+	}
+}
+
+func TestWhereOutputIsAndHowMuchOfItWaits(t *testing.T) {
+	for limit, spool := range map[int64]int64{256 << 20: 32 << 20, 2 << 30: 64 << 20} {
+		driver := sandboxtest.NewFake(t)
+		g := start(t, driver, memory.New(), withShelf(newShelf()), func(o *kernels.Options) {
+			o.BaseURL, o.Resources.MemoryBytes = "/hub/", limit
+		})
+		k := g.start(t, kernels.StartRequest{Workspace: "some@where"})
+		var config agentapi.Config
+		if err := json.Unmarshal(onlySandbox(t, driver).Spec.AgentConfig, &config); err != nil {
+			t.Fatal(err)
+		}
+		if o := config.OutputLog; o == nil || o.Place != "/hub/w/some@where/v1/sessions/"+k.ID+"/logs" || o.SpoolBytes != spool {
+			t.Errorf("with %d bytes of memory the agent is told %+v", limit, o)
+		}
 	}
 }
 
@@ -299,5 +316,137 @@ func TestAKernelThatIsStartedAgainHasARunOfItsOwn(t *testing.T) {
 	eventually(t, "all is stored", func() bool { return p.waiting() == 0 })
 	if _, runs := s.kept(); len(runs) != 2 {
 		t.Errorf("the parts are of %d runs", len(runs))
+	}
+}
+
+func TestAGatewayThatKeepsNoOutputAnyMoreHasAgentsForgetIt(t *testing.T) {
+	s, store := newShelf(), memory.New()
+	g, _, p, driver := printing(t, s, store)
+	p.print("a")
+	p.stored(t, s, "a")
+	g.stop()
+	p.print("bc")
+	start(t, driver, store)
+	p.stored(t, s, "a")
+	p.print("d")
+	p.stored(t, s, "a")
+}
+
+// While the storage is down the end of a kernel does not wait for it.
+func TestWhatCannotBeStoredIsGivenUpAtTheEndOfItsKernel(t *testing.T) {
+	s := newShelf()
+	s.fails = 1 << 30
+	g, k, p, _ := printing(t, s, memory.New())
+	p.print("a")
+	eventually(t, "the storage fails", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.puts > 0
+	})
+	p.agent.Handle("POST /v1/kernel/shutdown", func(w http.ResponseWriter, r *http.Request) {
+		for p.waiting() > 0 && r.Context().Err() == nil { // as agents do
+			time.Sleep(time.Millisecond)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	if err := g.Shutdown(t.Context(), "w", k.ID); err != nil {
+		t.Fatal(err)
+	}
+	if p.waiting() > 0 {
+		t.Error("the end of the kernel waited for the storage")
+	}
+}
+
+// Agents that begin a part and send nothing more cost nobody but their owners a place.
+func TestAgentsThatDoNotSendWhatTheySayKeepNoOthersOutput(t *testing.T) {
+	s, driver := newShelf(), sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New(), withShelf(s))
+	var mu sync.Mutex
+	hanging := 0
+	add := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		hanging += n
+	}
+	const owners, each = 5, 2
+	for i := range owners * each {
+		k := g.start(t, kernels.StartRequest{Owner: fmt.Sprint("eve", i%owners), Own: true})
+		agent := driver.Agent(sandboxOf(t, driver, k).Spec.ID)
+		agent.Handle("GET /v1/log/parts", func(w http.ResponseWriter, r *http.Request) {
+			add(1)
+			defer add(-1)
+			line, _ := json.Marshal(agentapi.OutputLogPart{Number: 1, Bytes: 1, Size: 1 << 20})
+			_, _ = fmt.Fprintf(w, "%s\n", line)
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		})
+		agent.Update(func(st *agentapi.Status) { st.LogParts = 1 })
+	}
+	eventually(t, "all of them hang", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return hanging == owners*each
+	})
+	k := g.start(t, kernels.StartRequest{Owner: "ann", Own: true})
+	p := newPrinter(driver.Agent(sandboxOf(t, driver, k).Spec.ID))
+	p.print("ab")
+	p.stored(t, s, "ab")
+}
+
+func sandboxOf(t *testing.T, driver sandboxes.Driver, k kernels.Kernel) sandboxes.Sandbox {
+	t.Helper()
+	list, err := driver.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		if s.Spec.Labels["kernel"] == k.ID {
+			return s
+		}
+	}
+	t.Fatalf("kernel %s has no sandbox", k.ID)
+	return sandboxes.Sandbox{}
+}
+
+// nowhere is where parts are put that nobody reads.
+type nowhere struct{}
+
+func (nowhere) Put(context.Context, string, outputlog.Part, []byte, []string) error { return nil }
+
+// A kernel that prints what cannot be compressed, without end, gives the storage no more
+// than its owner's share.
+func TestWhatComesWithoutEndIsStoredAtABoundedPace(t *testing.T) {
+	driver := sandboxtest.NewFake(t)
+	g := start(t, driver, memory.New(), func(o *kernels.Options) { o.OutputLogs = nowhere{} })
+	k := g.start(t, kernels.StartRequest{Owner: "eve", Own: true})
+	agent := driver.Agent(sandboxOf(t, driver, k).Spec.ID)
+	const size, most = 5 << 20, 24 // 120 MiB: 64 at once, the others in 3.5 s
+	content, done := make([]byte, size), make(chan struct{})
+	var mu sync.Mutex
+	given := int64(0)
+	agent.Handle("GET /v1/log/parts", func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		given++
+		n := given
+		mu.Unlock()
+		if n == most {
+			close(done)
+		}
+		line, _ := json.Marshal(agentapi.OutputLogPart{Number: n, Bytes: size, Size: size})
+		_, _ = w.Write(append(line, '\n'))
+		_, _ = w.Write(content)
+	})
+	for n := range most + 2 {
+		agent.Handle(fmt.Sprint("DELETE /v1/log/parts/", n), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	}
+	began := time.Now()
+	agent.Update(func(st *agentapi.Status) { st.LogParts = 1 })
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("the parts are not fetched")
+	}
+	if took := time.Since(began); took < 2*time.Second {
+		t.Errorf("%d MiB were taken in %v", most*size>>20, took)
 	}
 }

@@ -259,11 +259,8 @@ func (m *Manager) outputsFor(k *kernel, path string, cells []agentapi.UnsavedCel
 	return NotebookOutputs{Workspace: k.record.Workspace, Path: path, Owner: k.record.Owner, Own: k.record.Own, Cells: cells}
 }
 
-// documents returns the paths of a kernel's sessions, in order of their creation.
-func (m *Manager) documents(k *kernel) (paths []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var rows []*sessionRow
+// rowsOf returns a kernel's sessions, in order of their creation. The caller holds mu.
+func (m *Manager) rowsOf(k *kernel) (rows []*sessionRow) {
 	for _, row := range m.sessions {
 		if row.kernel() == k.record.name() {
 			rows = append(rows, row)
@@ -272,7 +269,14 @@ func (m *Manager) documents(k *kernel) (paths []string) {
 	slices.SortFunc(rows, func(a, b *sessionRow) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
-	for _, row := range rows {
+	return rows
+}
+
+// documents returns the paths of a kernel's sessions, in order of their creation.
+func (m *Manager) documents(k *kernel) (paths []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, row := range m.rowsOf(k) {
 		if !slices.Contains(paths, row.Path) {
 			paths = append(paths, row.Path)
 		}

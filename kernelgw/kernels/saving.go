@@ -14,7 +14,11 @@ import (
 type savePlaces struct {
 	asking, lastAsking   chan struct{} // hold a token for each agent that is asked, until what it told is saved
 	writing, lastWriting chan struct{} // hold a token for each that is being written
+	perOwner
+}
 
+// perOwner bounds how many agents are waited for on behalf of one owner.
+type perOwner struct {
 	mu      sync.Mutex
 	byOwner map[saver]*ownerPlaces // guarded by mu; of those with any
 }
@@ -27,7 +31,7 @@ type saver struct {
 
 type ownerPlaces struct {
 	taken chan struct{} // holds a token for each
-	users int           // guarded by savePlaces.mu: who have or want a place
+	users int           // guarded by perOwner.mu: who have or want a place
 }
 
 const (
@@ -42,12 +46,26 @@ func newSavePlaces() *savePlaces {
 	return &savePlaces{
 		asking: make(chan struct{}, maxAsking), lastAsking: make(chan struct{}, maxLastAsking),
 		writing: make(chan struct{}, maxWriting), lastWriting: make(chan struct{}, maxLastWriting),
-		byOwner: map[saver]*ownerPlaces{},
+		perOwner: perOwner{byOwner: map[saver]*ownerPlaces{}},
 	}
 }
 
 // ask waits for a place to ask an agent, which the caller must leave.
 func (p *savePlaces) ask(ctx context.Context, who saver) (leave func(), err error) {
+	leaveOwn, err := p.own(ctx, who)
+	if err != nil {
+		return nil, err
+	}
+	leaveAll, err := enter(ctx, p.asking, reserve(who.last, p.lastAsking))
+	if err != nil {
+		leaveOwn()
+		return nil, err
+	}
+	return func() { leaveAll(); leaveOwn() }, nil
+}
+
+// own waits for one of an owner's places, which the caller must leave.
+func (p *perOwner) own(ctx context.Context, who saver) (leave func(), err error) {
 	p.mu.Lock()
 	own := p.byOwner[who]
 	if own == nil {
@@ -68,13 +86,7 @@ func (p *savePlaces) ask(ctx context.Context, who saver) (leave func(), err erro
 		gone()
 		return nil, err
 	}
-	leaveAll, err := enter(ctx, p.asking, reserve(who.last, p.lastAsking))
-	if err != nil {
-		leaveOwn()
-		gone()
-		return nil, err
-	}
-	return func() { leaveAll(); leaveOwn(); gone() }, nil
+	return func() { leaveOwn(); gone() }, nil
 }
 
 // write waits for a place to write a notebook, which the caller must leave.

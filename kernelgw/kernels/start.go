@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -204,9 +205,21 @@ func (m *Manager) agentConfig(ctx context.Context, r record, spec sandboxes.Kern
 	c.KernelID, c.KernelName, c.Spec, c.ResourceDir = r.ID, r.Name, parsed, spec.Dir
 	c.Cwd, c.MaxMessageBytes, c.Caps = r.Cwd, m.o.MaxMessageBytes, made.Caps
 	if r.Run != "" {
-		c.OutputLog = &agentapi.OutputLogConfig{Place: "/v1/sessions/" + r.ID + "/logs"}
+		c.OutputLog = &agentapi.OutputLogConfig{
+			SpoolBytes: spoolBytes(limits.MemoryBytes),
+			Place:      m.o.BaseURL + "w/" + url.PathEscape(r.Workspace) + "/v1/sessions/" + r.ID + "/logs",
+		}
 	}
 	return c, nil
+}
+
+// spoolBytes is how much of its output waits in a sandbox with so much memory, of which
+// the kernel needs most: where it waits is memory. Zero is no limit.
+func spoolBytes(memory int64) int64 {
+	if memory == 0 {
+		return agentapi.DefaultSpoolBytes
+	}
+	return min(agentapi.DefaultSpoolBytes, max(memory/8, 2*agentapi.MaxOutputPartSize))
 }
 
 // Interrupt interrupts what the kernel runs.
@@ -334,6 +347,7 @@ func (m *Manager) end(ctx context.Context, k *kernel) error {
 	if removed {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
+	k.ends()
 	if agent != nil {
 		m.flushFiles(ctx, k, agent)
 		m.saveLastOutputs(ctx, k, agent)

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 )
 
-// leastCharge is what the smallest part counts: a storage has so much work with each
+// leastCharge is what the smallest part counts, and a name: a storage has so much work with each
 // that many small ones are as bad as a large one.
-const leastCharge = 64 << 10
+const leastCharge = 4 << 10
 
 func charge(size int64) int64 { return max(size, leastCharge) }
 
@@ -20,17 +19,55 @@ type kept struct {
 	bytes int64
 }
 
-// list returns what is kept of a workspace by log, the oldest first, and how much that
-// is. The caller holds the workspace.
-func (l *Logs) list(ctx context.Context, name string) (logs map[string][]kept, total int64, err error) {
-	logs = map[string][]kept{}
+// held is what is kept of a log.
+type held struct {
+	parts []kept // the oldest first
+	names []string
+	bytes int64
+}
+
+// list returns what is kept of a workspace by log, and how much that is. The caller
+// holds the workspace.
+func (l *Logs) list(ctx context.Context, name string) (logs map[string]*held, total int64, err error) {
+	logs = map[string]*held{}
+	of := func(key string, bytes int64) *held {
+		log := logOf(key)
+		if logs[log] == nil {
+			logs[log] = &held{}
+		}
+		logs[log].bytes += bytes
+		total += bytes
+		return logs[log]
+	}
 	err = l.o.Store.EachAside(ctx, name, partsPrefix, func(key string, size int64, _ time.Time) error {
-		log, _, _ := strings.Cut(strings.TrimPrefix(key, partsPrefix), "/")
-		logs[log] = append(logs[log], kept{key, charge(size)})
-		total += charge(size)
+		h := of(key, charge(size))
+		h.parts = append(h.parts, kept{key, charge(size)})
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	err = l.o.Store.EachAside(ctx, name, namesPrefix, func(key string, _ int64, _ time.Time) error {
+		h := of(key, leastCharge)
+		h.names = append(h.names, key)
 		return nil
 	})
 	return logs, total, err
+}
+
+// dropOldest removes the oldest part of a log from a listing, with the last one the
+// names too, and returns their keys.
+func (h *held) dropOldest() (keys []string) {
+	if len(h.parts) > 0 {
+		keys = append(keys, h.parts[0].key)
+		h.bytes -= h.parts[0].bytes
+		h.parts = h.parts[1:]
+	}
+	if len(h.parts) == 0 {
+		keys = append(keys, h.names...)
+		h.names, h.bytes = nil, 0
+	}
+	return keys
 }
 
 // room makes room for so many bytes. What is removed is the oldest of whichever log is
@@ -49,36 +86,34 @@ func (l *Logs) room(ctx context.Context, name string, w *workspace, wanted int64
 	if total+wanted <= most {
 		return nil
 	}
-	sizes := map[string]int64{}
-	for log, parts := range logs {
-		for _, p := range parts {
-			sizes[log] += p.bytes
-		}
-	}
 	drop := map[string]bool{}
 	for total > 0 && total+wanted > most-most/8 {
 		largest := ""
-		for log, size := range sizes {
-			if largest == "" || size > sizes[largest] || size == sizes[largest] && log < largest {
+		for log, h := range logs {
+			if largest == "" || h.bytes > logs[largest].bytes || h.bytes == logs[largest].bytes && log < largest {
 				largest = log
 			}
 		}
-		oldest := logs[largest][0]
-		logs[largest] = logs[largest][1:]
-		sizes[largest] -= oldest.bytes
-		if len(logs[largest]) == 0 {
-			delete(sizes, largest)
+		h := logs[largest]
+		before := h.bytes
+		for _, key := range h.dropOldest() {
+			drop[key] = true
 		}
-		total -= oldest.bytes
-		drop[oldest.key] = true
+		total -= before - h.bytes
+		if h.bytes == 0 {
+			delete(logs, largest)
+		}
 	}
 	w.counted = false // unless all of it works
-	err = l.o.Store.PruneAsides(ctx, name, partsPrefix, func(key string, _ int64, _ time.Time) bool { return drop[key] })
-	if err != nil {
-		return err
+	clear(w.named)
+	for _, prefix := range []string{partsPrefix, namesPrefix} {
+		err = l.o.Store.PruneAsides(ctx, name, prefix, func(key string, _ int64, _ time.Time) bool { return drop[key] })
+		if err != nil {
+			return err
+		}
 	}
 	w.counted, w.bytes = true, total
-	l.o.Log.Info("the output logs of a workspace were full; the oldest parts of the largest were removed", "workspace", name, "parts", len(drop))
+	l.o.Log.Info("the output logs of a workspace were full; the oldest of the largest were removed", "workspace", name, "objects", len(drop))
 	return nil
 }
 
@@ -130,19 +165,17 @@ func (l *Logs) sweep(ctx context.Context, name string) error {
 			removed++
 			return true
 		}
-		log, _, _ := strings.Cut(strings.TrimPrefix(key, partsPrefix), "/")
-		left[log] = true
+		left[logOf(key)] = true
 		total += charge(size)
 		return false
 	})
 	if err != nil {
 		return err
 	}
-	w.counted, w.bytes = true, total
-	clear(w.named) // they may be removed now, and are made again with the next part
-	err = l.o.Store.PruneAsides(ctx, name, namesPrefix, func(key string, _ int64, written time.Time) bool {
-		return old(written) && !left[key[strings.LastIndexByte(key, '/')+1:]]
-	})
+	names, err := l.pruneNames(ctx, name, w, func(n named) bool { return old(n.written) && !left[logOf(n.key)] })
+	if err == nil {
+		w.counted, w.bytes = true, total+int64(names)*leastCharge
+	}
 	if removed > 0 {
 		l.o.Log.Info("removed old output", "workspace", name, "parts", removed)
 	}

@@ -55,8 +55,8 @@ type workspace struct {
 
 	// owned by the holder of op
 	counted bool
-	bytes   int64           // as charge says
-	named   map[string]bool // what Put has given names to since the last sweep
+	bytes   int64                      // as charge says
+	named   map[string]map[string]bool // by log, the names that it certainly has
 }
 
 // New returns Logs. Run removes what is too old.
@@ -128,7 +128,7 @@ func (l *Logs) enter(ctx context.Context, name string) (w *workspace, leave func
 	l.mu.Lock()
 	w = l.workspaces[name]
 	if w == nil {
-		w = &workspace{op: make(chan struct{}, 1), named: map[string]bool{}}
+		w = &workspace{op: make(chan struct{}, 1), named: map[string]map[string]bool{}}
 		l.workspaces[name] = w
 	}
 	l.mu.Unlock()
@@ -140,8 +140,8 @@ func (l *Logs) enter(ctx context.Context, name string) (w *workspace, leave func
 	}
 }
 
-// Put keeps a part, and that the sessions have its log. One that is kept already is
-// not kept twice, which is no error.
+// Put keeps a part, and that the sessions have its log: the first of them, where they
+// are many. One that is kept already is not kept twice, which is no error.
 func (l *Logs) Put(ctx context.Context, workspace string, p Part, content []byte, sessions []string) error {
 	key := p.key()
 	if _, ok := parsePart(key, 0); !ok || !validID.MatchString(p.Log) {
@@ -152,19 +152,13 @@ func (l *Logs) Put(ctx context.Context, workspace string, p Part, content []byte
 		return err
 	}
 	defer leave()
-	// Names first: a log that is kept can be found.
-	for _, session := range sessions {
-		name := namesPrefix + session + "/" + p.Log
-		if w.named[name] || !validID.MatchString(session) {
-			continue
-		}
-		if _, err := l.o.Store.CreateAside(ctx, workspace, name, nil); err != nil {
-			return fmt.Errorf("cannot keep whose output that of kernel %s is: %w", p.Log, err)
-		}
-		w.named[name] = true
-	}
-	if err := l.room(ctx, workspace, w, charge(int64(len(content)))); err != nil {
+	names := w.unnamed(p.Log, sessions)
+	if err := l.room(ctx, workspace, w, charge(int64(len(content)))+int64(len(names))*leastCharge); err != nil {
 		return fmt.Errorf("cannot make room for the output of kernel %s: %w", p.Log, err)
+	}
+	// Names first: a log that is kept can be found. Which it lacks now is for room to say.
+	if err := l.name(ctx, workspace, w, p.Log, w.unnamed(p.Log, sessions)); err != nil {
+		return err
 	}
 	created, err := l.o.Store.CreateAside(ctx, workspace, key, content)
 	if err != nil {

@@ -101,7 +101,7 @@ func TestAPartThatComesAgainIsKeptOnce(t *testing.T) {
 	if got := text(t, l, "w", kernel); got != "once" || len(s.Names("w", "")) != 2 {
 		t.Errorf("%q is kept in %d objects", got, len(s.Names("w", "")))
 	}
-	if used := l.workspaces["w"].bytes; used != leastCharge {
+	if used := l.workspaces["w"].bytes; used != 2*leastCharge { // a name, too
 		t.Errorf("it counts %d bytes", used)
 	}
 }
@@ -228,7 +228,7 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 	put(t, l, "w", Part{Log: other, Run: run, Number: 1}, "small")
 	for i := range int64(100) {
 		put(t, l, "w", Part{Log: kernel, Run: run, Number: 1 + i, From: i}, "x")
-		if used := int64(len(s.Names("w", ""))-2) * leastCharge; used > most { // and two names
+		if used := int64(len(s.Names("w", ""))) * leastCharge; used > most {
 			t.Fatalf("%d bytes are kept, of %d", used, most)
 		}
 	}
@@ -236,7 +236,7 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 		t.Errorf("the other log is %q", got)
 	}
 	parts, err := l.Parts(t.Context(), "w", kernel)
-	if err != nil || len(parts) < 15 || parts[len(parts)-1].Number != 100 || parts[0].Number != 100-int64(len(parts))+1 {
+	if err != nil || len(parts) < 13 || parts[len(parts)-1].Number != 100 || parts[0].Number != 100-int64(len(parts))+1 {
 		t.Errorf("%d parts are kept, %v", len(parts), err)
 	}
 	// Whoever starts later counts first.
@@ -244,8 +244,90 @@ func TestAFullLogGivesUpTheOldestOfTheLargest(t *testing.T) {
 	for i := range int64(20) {
 		put(t, l, "w", Part{Log: kernel, Run: run, Number: 101 + i, From: 100 + i}, "x")
 	}
-	if used := int64(len(s.Names("w", ""))-2) * leastCharge; used > most {
+	if used := int64(len(s.Names("w", ""))) * leastCharge; used > most {
 		t.Errorf("%d bytes are kept, of %d", used, most)
+	}
+}
+
+// Small parts, as one makes who follows a log for a week, cost older output nothing.
+func TestSmallPartsDoNotDriveOutLargeOnes(t *testing.T) {
+	l, _ := newLogs(func(o *Options) { o.WorkspaceBytes = 1 << 30 })
+	run, week := NewRun(time.Now(), sandbox), int64(7*24*60*2)
+	put(t, l, "w", Part{Log: kernel, Run: run, Number: 1}, "large")
+	for i := range week {
+		p := Part{Log: kernel, Run: run, Number: 2 + i, Begun: time.UnixMilli(0)}
+		if err := l.Put(t.Context(), "w", p, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	parts, err := l.Parts(t.Context(), "w", kernel)
+	if err != nil || int64(len(parts)) != week+1 {
+		t.Errorf("%d parts are kept of %d, %v", len(parts), week+1, err)
+	}
+}
+
+// sessionIDs returns so many ids of sessions.
+func sessionIDs(from, n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, fmt.Sprintf("cccccccc-0000-4000-8000-%012d", from+i))
+	}
+	return ids
+}
+
+// One who makes session after session of a kernel that prints fills nothing with them.
+func TestALogIsFoundByABoundedNumberOfSessions(t *testing.T) {
+	l, s := newLogs(func(o *Options) { o.WorkspaceBytes = 1 << 30 })
+	run, number, before := NewRun(time.Now(), sandbox), int64(0), 0
+	put := func(sessions []string) {
+		t.Helper()
+		number++
+		p := Part{Log: kernel, Run: run, Number: number, Begun: time.UnixMilli(0)}
+		if err := l.Put(t.Context(), "w", p, nil, sessions); err != nil {
+			t.Fatal(err)
+		}
+		names := len(s.Names("w", namesPrefix))
+		if names > before+putNewNames {
+			t.Fatalf("%d names are written at once", names-before)
+		}
+		before = names
+	}
+	for i := range 100 {
+		put(sessionIDs(10*i, 10))
+		if before > 2*maxNames {
+			t.Fatalf("%d names are kept", before)
+		}
+	}
+	for range 10 {
+		put(sessionIDs(2000, 2000))
+	}
+	if names := s.Names("w", nameOf(sessionIDs(2000+putNames-1, 1)[0], kernel)); len(names) != 1 {
+		t.Errorf("the last of those that count has %d names", len(names))
+	}
+	if err := l.Sweep(t.Context()); err != nil || len(s.Names("w", namesPrefix)) > maxNames {
+		t.Errorf("after a sweep %d names are kept, %v", len(s.Names("w", namesPrefix)), err)
+	}
+	if used := l.workspaces["w"].bytes; used != int64(len(s.Names("w", "")))*leastCharge {
+		t.Errorf("%d objects count %d bytes", len(s.Names("w", "")), used)
+	}
+}
+
+// What is removed is removed with its names, and names count.
+func TestNamesOfLogsThatAreGoneFillNothing(t *testing.T) {
+	const most = 64 * leastCharge
+	l, s := newLogs(func(o *Options) { o.WorkspaceBytes = most })
+	run := NewRun(time.Now(), sandbox)
+	log := func(i int) string { return fmt.Sprintf("dddddddd-0000-4000-8000-%012d", i) }
+	for i := range 100 {
+		p := Part{Log: log(i), Run: run, Number: 1, Begun: time.UnixMilli(0)}
+		if err := l.Put(t.Context(), "w", p, nil, sessionIDs(10*i, 10)); err != nil {
+			t.Fatal(err)
+		}
+		if used := int64(len(s.Names("w", ""))) * leastCharge; used > most {
+			t.Fatalf("%d bytes are kept, of %d", used, most)
+		}
+		if parts, err := l.Parts(t.Context(), "w", sessionIDs(10*i, 1)[0]); err != nil || len(parts) != 1 {
+			t.Fatalf("what was put last has %d parts, %v", len(parts), err)
+		}
 	}
 }
 

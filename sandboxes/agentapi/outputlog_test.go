@@ -41,3 +41,13 @@ func FuzzOutputPart(f *testing.F) {
 		}
 	})
 }
+
+func TestAPartTakesMemoryAsItComes(t *testing.T) {
+	const header = `{"number":1,"from":0,"bytes":5,"size":4000000}` + "\n"
+	for sent, most := range map[int]int{0: firstPart, 10: firstPart, firstPart + 1: 2 * firstPart, 3_999_999: 4_000_000} {
+		_, content, err := readOutputPart(strings.NewReader(header + strings.Repeat("x", sent)))
+		if !errors.Is(err, io.ErrUnexpectedEOF) || len(content) != sent || cap(content) > most {
+			t.Errorf("of %d bytes %d came, %v, in memory of %d", sent, len(content), err, cap(content))
+		}
+	}
+}
