@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -248,6 +249,51 @@ func TestInputIsAskedBehindWhatWasDropped(t *testing.T) {
 	}
 }
 
+func TestAnOutputLogThatIsSlowKeepsNoMessageWaiting(t *testing.T) {
+	o := &Options{RuntimeDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	o.Config.LogBytes = 64 << 20
+	o.Config.OutputLog = &agentapi.OutputLogConfig{SpoolBytes: 64 << 20}
+	h := newHub(o, func() {}) // nobody runs its log: it takes for ever
+	const size, messages = 10_000, 1_000
+	for i := range messages {
+		h.fromKernel(jupyter.NewStream("stdout", line(i, size), "k", []byte(`{"msg_id":"a"}`)), []byte("own"))
+	}
+	h.fromKernel(jupyter.NewStatus(jupyter.Idle, "k"), []byte("own"))
+	if now := h.events.Now(""); now.Seq() != messages+1 {
+		t.Errorf("%d messages were taken of %d", now.Seq(), messages+1)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- h.output.Run(ctx) }()
+	if err := h.output.Seal(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	missing, at := int64(0), int64(0)
+	for p, content, ok := h.output.Oldest(); ok; p, content, ok = h.output.Oldest() {
+		text.WriteString(unpacked(t, content))
+		missing += p.From - at
+		at = p.From + p.Bytes
+		h.output.Stored(p.Number)
+	}
+	if err := h.output.Seal(ctx); err != nil { // what is missing at the end
+		t.Fatal(err)
+	}
+	if p, _, ok := h.output.Oldest(); ok {
+		missing += p.From - at
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	kept := 0
+	for ; strings.HasPrefix(text.String()[kept*size:], line(kept, size)) && kept*size < text.Len(); kept++ {
+	}
+	if kept*size != text.Len() || text.Len() < 7<<20 || int64(text.Len())+missing != messages*size {
+		t.Errorf("%d lines are kept, %d bytes, and %d are told to be missing, of %d", kept, text.Len(), missing, messages*size)
+	}
+}
+
 // BenchmarkCapped is what budgets and the output log cost a message of 100 bytes: a
 // microsecond or two, and nothing that is allocated.
 func BenchmarkCapped(b *testing.B) {
@@ -255,12 +301,20 @@ func BenchmarkCapped(b *testing.B) {
 	o.Config.Caps = agentapi.OutputCaps{CellBytes: 1 << 60, SecondBytes: 1 << 50}
 	o.Config.OutputLog = &agentapi.OutputLogConfig{SpoolBytes: 1}
 	h := newHub(o, func() {})
-	defer h.output.Close()
+	ctx, stop := context.WithCancel(b.Context())
+	ended := make(chan error)
+	go func() { ended <- h.output.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	}()
 	m := jupyter.NewStream("stdout", line(1234, 100), "k", []byte(`{"msg_id":"a"}`))
 	b.ReportAllocs()
 	for b.Loop() {
 		now := time.Now()
-		h.output.Text(jupyter.PeekRaw(m.Content, "text"), now)
+		h.output.Text(jupyter.PeekRaw(m.Content, "text"), m.Size(), now)
 		if h.caps.take(kindStream, m, "a", now) {
 			b.Fatal("it is past a budget")
 		}
