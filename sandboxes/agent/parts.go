@@ -25,6 +25,9 @@ const (
 	// lastParts bounds how long the end of a kernel waits for what it has printed to
 	// be stored.
 	lastParts = 10 * time.Second
+	// partPatience is after how long without anybody who asks for a part, although there
+	// are some, nobody is expected to.
+	partPatience = time.Minute
 	// watchedLately is how long ago somebody may have been told a status who is
 	// expected to come for the parts that it tells of.
 	watchedLately = watchIdle + 5*time.Second
@@ -109,14 +112,15 @@ func (a *Agent) sealOutput() {
 }
 
 // saveOutput waits until what a kernel that is gone has printed is stored, if
-// somebody is there who may do that.
+// somebody is there who may do that and comes for it.
 func (a *Agent) saveOutput() {
 	watched := time.Unix(0, a.watched.Load())
 	if a.hub.output == nil || time.Since(watched) > watchedLately {
 		return
 	}
-	await(lastParts, func() bool { return !a.hub.output.Busy() && a.hub.output.Parts() == 0 })
-	if n := a.hub.output.Parts(); n > 0 {
+	log := a.hub.output
+	await(lastParts, func() bool { return !log.Busy() && log.Parts() == 0 || log.Neglected() >= partPatience })
+	if n := log.Parts(); n > 0 {
 		a.opts.Log.Error("output is lost that nobody has stored", "kernel", a.opts.Config.KernelID, "parts", n)
 	}
 }
