@@ -95,6 +95,54 @@ func TestWhatIsReplacedDoesNotCountInTheBudgetOfACell(t *testing.T) {
 	})...)
 }
 
+func TestTheBudgetOfACellComesBackSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 10 * capRefill // ten bytes a second
+		c := newCapped(t, agentapi.OutputCaps{CellBytes: most})
+		for range 20_000 { // more than two days of a progress bar
+			c.say("a", "stream", 90)
+			time.Sleep(10 * time.Second)
+		}
+		c.want(slices.Repeat([]string{"a: stream"}, 20_000)...)
+		c.say("a", "stream", most)
+		c.say("a", "stream", 1)
+		for range 1000 { // a flood stays held back
+			c.say("a", "stream", 11)
+			time.Sleep(time.Second)
+		}
+		c.want("a: stream")
+		time.Sleep((capRefill/capReopen - 2) * time.Second)
+		c.say("a", "stream", 1)
+		c.want()
+		time.Sleep(3 * time.Second) // quiet for a minute
+		c.say("a", "display_data", 1)
+		c.say("a", "stream", most/capReopen+100)
+		c.say("a", "stream", 3)
+		c.say("a", "error", 1)
+		const past = " past the 40960 bytes that a cell may show (output_cell)"
+		c.want("a: output truncated: 1002 messages, 11002 bytes"+past, "a: display_data", "a: stream",
+			"a: output truncated: 1 messages, 3 bytes"+past, "a: error")
+	})
+}
+
+func TestAMarkerSaysWhereTextIsAndNothingElse(t *testing.T) {
+	c := newCapped(t, agentapi.OutputCaps{CellBytes: 100})
+	c.caps.where = "; the text is in there"
+	c.say("a", "display_data", 100)
+	c.say("a", "display_data", 1)
+	c.say("a", "status", 1)
+	c.say("a", "display_data", 1)
+	c.say("a", "stream", 1)
+	c.caps.tick(time.Now().Add(capFirst))
+	c.say("a", "status", 1)
+	c.say("a", "execute_result", 1)
+	c.caps.flush()
+	c.want("a: display_data", "a: output truncated: 1 messages, 1 bytes"+pastCell, "a: status",
+		"a: output is being truncated: 2 messages, 2 bytes so far"+pastCell+"; the text is in there",
+		"a: output truncated: 2 messages, 2 bytes"+pastCell+"; the text is in there", "a: status",
+		"a: output truncated: 1 messages, 1 bytes"+pastCell)
+}
+
 func TestOutputPastTheBudgetOfASecondComesAgainAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCapped(t, agentapi.OutputCaps{SecondBytes: 100})
@@ -152,7 +200,7 @@ func TestCapsRememberBoundedCells(t *testing.T) {
 	}
 }
 
-var cellMarker = regexp.MustCompile(`^output truncated: (\d+) messages, (\d+) bytes past the 20000 bytes that a cell may show \(output_cell\); the complete text is in /v1/sessions/k1/logs\n$`)
+var cellMarker = regexp.MustCompile(`^output truncated: (\d+) messages, (\d+) bytes past the 20000 bytes that a cell may show \(output_cell\); the text is in /v1/sessions/k1/logs\n$`)
 
 // smallCaps are options with a budget of 20,000 bytes for a cell and an output log.
 func smallCaps(o *Options) {
