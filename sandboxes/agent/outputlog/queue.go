@@ -7,9 +7,11 @@ import (
 )
 
 const (
-	// queueBytes is how much may wait to be compressed before text goes missing. One
-	// text is taken whatever its size if there was less before it.
-	queueBytes = 8 << 20
+	// queueBytes is how much may wait to be compressed before text goes missing: what
+	// comes in a burst, or while the disk is slow. One text is taken whatever its size if
+	// there was less before it. It is as much as an event log holds by default, and what
+	// an agent may take beside its kernel has room for both.
+	queueBytes = 16 << 20
 	itemBytes  = 128 // what an item costs beside its text
 	// Texts of up to copied bytes are copied, many into one block; larger ones stay in
 	// the memory that they came in.
