@@ -107,7 +107,7 @@ func expected(lines int, words ...string) *comparer {
 	}}
 }
 
-var budgetMarker = regexp.MustCompile(`^output truncated: (\d+) messages, (\d+) bytes past the 2 MiB that a cell may show \(output_cell\); the (?:complete )?text is in /w/anns/v1/sessions/([0-9a-f-]{36})/logs\n$`)
+var budgetMarker = regexp.MustCompile(`^output truncated: (\d+) messages, (\d+) bytes past the 2 MiB that a cell may show \(output_cell\); the text is in /w/anns/v1/sessions/([0-9a-f-]{36})/logs\n$`)
 
 // A cell prints many megabytes as fast as it can, where it may show 2 MiB, and the gateway is
 // killed meanwhile: what is past the budget is one mark in its place, the cell ends as

@@ -34,8 +34,8 @@ type Agent struct {
 	collecting sync.Mutex   // held while outputs are collected: once at a time
 	watched    atomic.Int64 // unix nanoseconds: when somebody was last told a status by a watch
 
-	sealing sync.Mutex // held while a part of output is made because somebody asked
-	sealed  time.Time  // guarded by sealing: when that was
+	sealing chan struct{} // of capacity 1, full while a part of output is made because somebody asked
+	sealed  time.Time     // who fills sealing may use it: when that began
 
 	killing sync.Mutex                 // held while a kernel is started, or killed by another than the supervisor
 	current atomic.Pointer[generation] // nil when there is no process; stored by the supervisor
@@ -71,6 +71,7 @@ func New(o Options) (*Agent, error) {
 		over:     make(chan struct{}),
 		saved:    make(chan struct{}),
 		notices:  make(chan string, maxNotices),
+		sealing:  make(chan struct{}, 1),
 	}
 	a.hub.executions.interrupt = a.interrupt
 	if !o.Config.HasKernel() {
@@ -94,6 +95,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	var helpers sync.WaitGroup
 	if a.files != nil {
 		helpers.Go(func() { a.files.Run(syncing) })
+	}
+	if a.hub.output != nil {
+		helpers.Go(func() { a.keepOutput(syncing) })
 	}
 	if a.terminals == nil {
 		helpers.Go(func() { a.watchDisk(ctx) })
@@ -148,7 +152,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.opts.OwnsDescendants {
 		a.reaper.drain(closeTime)
 	}
-	a.closeOutput()
 	if err == nil {
 		err = <-served
 	}

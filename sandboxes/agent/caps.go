@@ -16,11 +16,12 @@ import (
 //
 // What is held back of one cell until something else comes of it, or output that is
 // let through again, is a run: one marker in its place says how much it was. Widgets'
-// messages show nothing where output is shown, and do not end a run.
+// messages show nothing where output is shown, and do not end a run. The budget of a
+// cell comes back slowly.
 type caps struct {
 	// set at construction
 	limits  agentapi.OutputCaps
-	where   string // what a marker says of the complete text; "" when there is none
+	where   string // what a marker says of where text is that was held back; "" when it is nowhere
 	publish func(text string, parent []byte)
 
 	mu    sync.Mutex
@@ -35,11 +36,14 @@ type caps struct {
 // cellCap is what caps know of one cell.
 type cellCap struct {
 	id     string
-	shown  int64  // bytes that its output comes to
-	parent []byte // of the markers; nil when it is too long to be kept
+	shown  float64   // bytes that its output comes to, less what has come back of its budget
+	at     time.Time // when that was so
+	shut   bool      // the budget was used up, and not enough has come back
+	parent []byte    // of the markers; nil when it is too long to be kept
 
 	// of the run that is open; messages is zero when none is
 	messages, bytes uint64
+	text            bool // there was text of streams in it
 	why             string
 	told            time.Time     // when the run began, or was told of last
 	patience        time.Duration // until it is told of again
@@ -49,6 +53,14 @@ const (
 	// maxCapCells is how many cells are remembered. A kernel that makes up more begins
 	// a new budget with each; that of a second holds.
 	maxCapCells = 256
+	// capRefill is in how many seconds the whole budget of a cell comes back: of the
+	// default 16 KiB a second, so that a progress bar never uses it up. What is held
+	// back takes from that too: a flood stays held back.
+	capRefill = 4096
+	// capReopen is which part of a budget that was used up must have come back before
+	// output is let through again, after a minute's quiet: so that what is let through
+	// and what is held back are not mixed message by message.
+	capReopen = 64
 	// capFirst is how long a run lasts before it is told of while it goes on, and
 	// twice as long each time after.
 	capFirst = 10 * time.Second
@@ -61,12 +73,12 @@ func newCaps(limits agentapi.OutputCaps, where string, publish func(text string,
 	}
 }
 
-// whereText is what is said of where the complete text is.
+// whereText is what is said of where text of streams is that is not shown.
 func whereText(log *agentapi.OutputLogConfig) string {
 	if log == nil || log.Place == "" {
 		return ""
 	}
-	return "; the complete text is in " + log.Place
+	return "; the text is in " + log.Place
 }
 
 // take reports whether an iopub message is past a budget. Before it returns it tells
@@ -86,19 +98,33 @@ func (c *caps) take(k kind, m *jupyter.Message, cell string, now time.Time) (pas
 	}
 	size := shownSize(m)
 	of := c.cell(cell, m)
+	of.refill(float64(c.limits.CellBytes), now)
 	if why := c.over(of, k, m, size, now); why != "" {
-		of.drop(size, why, now)
+		of.drop(size, k, why, now)
 		return true
 	}
 	c.end(of)
-	if k != kindStream || c.limits.CellBytes == 0 || of.id == "" || of.shown <= c.limits.CellBytes {
+	most := float64(c.limits.CellBytes)
+	if most == 0 || of.shown < most {
 		return false
 	}
-	if cut := cutText(m, size-(of.shown-c.limits.CellBytes)); cut > 0 {
-		of.shown = c.limits.CellBytes
-		of.drop(cut, c.pastCell(), now)
+	excess := of.shown - most
+	of.shown, of.shut = most, true
+	if k == kindStream && excess >= 1 {
+		if cut := cutText(m, size-int64(excess)); cut > 0 {
+			of.drop(cut, k, c.pastCell(), now)
+		}
 	}
 	return false
+}
+
+// refill gives back what comes back of a cell's budget in time.
+func (of *cellCap) refill(most float64, now time.Time) {
+	if !of.at.IsZero() {
+		of.shown = max(0, of.shown-now.Sub(of.at).Seconds()*most/capRefill)
+	}
+	of.at = now
+	of.shut = of.shut && of.shown > most-most/capReopen
 }
 
 // shownSize is what a message counts.
@@ -111,12 +137,21 @@ func shownSize(m *jupyter.Message) int64 {
 }
 
 // drop adds to a run.
-func (of *cellCap) drop(size int64, why string, now time.Time) {
+func (of *cellCap) drop(size int64, k kind, why string, now time.Time) {
 	if of.messages == 0 {
-		of.why, of.told, of.patience = why, now, capFirst
+		of.why, of.told, of.patience, of.text = why, now, capFirst, false
 	}
+	of.text = of.text || k == kindStream
 	of.messages++
 	of.bytes += uint64(size)
+}
+
+// whereOf is what is said of where that is which a run holds back: only text is kept.
+func (c *caps) whereOf(of *cellCap) string {
+	if of.text {
+		return c.where
+	}
+	return ""
 }
 
 func (c *caps) pastCell() string {
@@ -129,16 +164,17 @@ func (c *caps) pastCell() string {
 func (c *caps) over(of *cellCap, k kind, m *jupyter.Message, size int64, now time.Time) (why string) {
 	clears := k == kindDisplay && isType(m, `"clear_output"`)
 	adds := !clears && !(k == kindDisplay && isType(m, `"update_display_data"`)) // which is in the place of something
-	most := c.limits.CellBytes
+	most := float64(c.limits.CellBytes)
 	switch {
-	case most > 0 && adds && of.id != "" && of.shown >= most:
+	case of.shut && adds && of.id != "":
+		of.shown = min(of.shown+float64(size), most)
 		return c.pastCell()
 	case !c.spend(size, now):
 		return "past the " + bytesText(c.limits.SecondBytes) + " that a kernel may show in a second (output_second)"
 	case clears:
-		of.shown = 0
-	case adds:
-		of.shown += size
+		of.shown, of.shut = 0, false
+	case adds && of.id != "":
+		of.shown += float64(size)
 	}
 	return ""
 }
@@ -195,7 +231,7 @@ func (c *caps) end(of *cellCap) {
 	if of.messages == 0 {
 		return
 	}
-	c.publish(fmt.Sprintf("output truncated: %d messages, %d bytes %s%s", of.messages, of.bytes, of.why, c.where), of.parent)
+	c.publish(fmt.Sprintf("output truncated: %d messages, %d bytes %s%s", of.messages, of.bytes, of.why, c.whereOf(of)), of.parent)
 	of.messages, of.bytes = 0, 0
 }
 
@@ -225,7 +261,7 @@ func (c *caps) tick(now time.Time) {
 	for _, of := range c.order {
 		if of.messages > 0 && now.Sub(of.told) >= of.patience {
 			of.told, of.patience = now, 2*of.patience
-			c.publish(fmt.Sprintf("output is being truncated: %d messages, %d bytes so far %s%s", of.messages, of.bytes, of.why, c.where), of.parent)
+			c.publish(fmt.Sprintf("output is being truncated: %d messages, %d bytes so far %s%s", of.messages, of.bytes, of.why, c.whereOf(of)), of.parent)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -94,6 +95,54 @@ func TestWhatIsReplacedDoesNotCountInTheBudgetOfACell(t *testing.T) {
 	})...)
 }
 
+func TestTheBudgetOfACellComesBackSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 10 * capRefill // ten bytes a second
+		c := newCapped(t, agentapi.OutputCaps{CellBytes: most})
+		for range 20_000 { // more than two days of a progress bar
+			c.say("a", "stream", 90)
+			time.Sleep(10 * time.Second)
+		}
+		c.want(slices.Repeat([]string{"a: stream"}, 20_000)...)
+		c.say("a", "stream", most)
+		c.say("a", "stream", 1)
+		for range 1000 { // a flood stays held back
+			c.say("a", "stream", 11)
+			time.Sleep(time.Second)
+		}
+		c.want("a: stream")
+		time.Sleep((capRefill/capReopen - 2) * time.Second)
+		c.say("a", "stream", 1)
+		c.want()
+		time.Sleep(3 * time.Second) // quiet for a minute
+		c.say("a", "display_data", 1)
+		c.say("a", "stream", most/capReopen+100)
+		c.say("a", "stream", 3)
+		c.say("a", "error", 1)
+		const past = " past the 40960 bytes that a cell may show (output_cell)"
+		c.want("a: output truncated: 1002 messages, 11002 bytes"+past, "a: display_data", "a: stream",
+			"a: output truncated: 1 messages, 3 bytes"+past, "a: error")
+	})
+}
+
+func TestAMarkerSaysWhereTextIsAndNothingElse(t *testing.T) {
+	c := newCapped(t, agentapi.OutputCaps{CellBytes: 100})
+	c.caps.where = "; the text is in there"
+	c.say("a", "display_data", 100)
+	c.say("a", "display_data", 1)
+	c.say("a", "status", 1)
+	c.say("a", "display_data", 1)
+	c.say("a", "stream", 1)
+	c.caps.tick(time.Now().Add(capFirst))
+	c.say("a", "status", 1)
+	c.say("a", "execute_result", 1)
+	c.caps.flush()
+	c.want("a: display_data", "a: output truncated: 1 messages, 1 bytes"+pastCell, "a: status",
+		"a: output is being truncated: 2 messages, 2 bytes so far"+pastCell+"; the text is in there",
+		"a: output truncated: 2 messages, 2 bytes"+pastCell+"; the text is in there", "a: status",
+		"a: output truncated: 1 messages, 1 bytes"+pastCell)
+}
+
 func TestOutputPastTheBudgetOfASecondComesAgainAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCapped(t, agentapi.OutputCaps{SecondBytes: 100})
@@ -151,7 +200,7 @@ func TestCapsRememberBoundedCells(t *testing.T) {
 	}
 }
 
-var cellMarker = regexp.MustCompile(`^output truncated: (\d+) messages, (\d+) bytes past the 20000 bytes that a cell may show \(output_cell\); the complete text is in /v1/sessions/k1/logs\n$`)
+var cellMarker = regexp.MustCompile(`^output truncated: (\d+) messages, (\d+) bytes past the 20000 bytes that a cell may show \(output_cell\); the text is in /v1/sessions/k1/logs\n$`)
 
 // smallCaps are options with a budget of 20,000 bytes for a cell and an output log.
 func smallCaps(o *Options) {
@@ -248,6 +297,51 @@ func TestInputIsAskedBehindWhatWasDropped(t *testing.T) {
 	}
 }
 
+func TestAnOutputLogThatIsSlowKeepsNoMessageWaiting(t *testing.T) {
+	o := &Options{RuntimeDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	o.Config.LogBytes = 64 << 20
+	o.Config.OutputLog = &agentapi.OutputLogConfig{SpoolBytes: 64 << 20}
+	h := newHub(o, func() {}) // nobody runs its log: it takes for ever
+	const size, messages = 10_000, 2_500
+	for i := range messages {
+		h.fromKernel(jupyter.NewStream("stdout", line(i, size), "k", []byte(`{"msg_id":"a"}`)), []byte("own"))
+	}
+	h.fromKernel(jupyter.NewStatus(jupyter.Idle, "k"), []byte("own"))
+	if now := h.events.Now(""); now.Seq() != messages+1 {
+		t.Errorf("%d messages were taken of %d", now.Seq(), messages+1)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- h.output.Run(ctx) }()
+	if err := h.output.Seal(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	missing, at := int64(0), int64(0)
+	for p, content, ok := h.output.Oldest(); ok; p, content, ok = h.output.Oldest() {
+		text.WriteString(unpacked(t, content))
+		missing += p.From - at
+		at = p.From + p.Bytes
+		h.output.Stored(p.Number)
+	}
+	if err := h.output.Seal(ctx); err != nil { // what is missing at the end
+		t.Fatal(err)
+	}
+	if p, _, ok := h.output.Oldest(); ok {
+		missing += p.From - at
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	kept := 0
+	for ; strings.HasPrefix(text.String()[kept*size:], line(kept, size)) && kept*size < text.Len(); kept++ {
+	}
+	if kept*size != text.Len() || text.Len() < 15<<20 || int64(text.Len())+missing != messages*size {
+		t.Errorf("%d lines are kept, %d bytes, and %d are told to be missing, of %d", kept, text.Len(), missing, messages*size)
+	}
+}
+
 // BenchmarkCapped is what budgets and the output log cost a message of 100 bytes: a
 // microsecond or two, and nothing that is allocated.
 func BenchmarkCapped(b *testing.B) {
@@ -255,12 +349,20 @@ func BenchmarkCapped(b *testing.B) {
 	o.Config.Caps = agentapi.OutputCaps{CellBytes: 1 << 60, SecondBytes: 1 << 50}
 	o.Config.OutputLog = &agentapi.OutputLogConfig{SpoolBytes: 1}
 	h := newHub(o, func() {})
-	defer h.output.Close()
+	ctx, stop := context.WithCancel(b.Context())
+	ended := make(chan error)
+	go func() { ended <- h.output.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	}()
 	m := jupyter.NewStream("stdout", line(1234, 100), "k", []byte(`{"msg_id":"a"}`))
 	b.ReportAllocs()
 	for b.Loop() {
 		now := time.Now()
-		h.output.Text(jupyter.PeekRaw(m.Content, "text"), now)
+		h.output.Text(jupyter.PeekRaw(m.Content, "text"), m.Size(), now)
 		if h.caps.take(kindStream, m, "a", now) {
 			b.Fatal("it is past a budget")
 		}

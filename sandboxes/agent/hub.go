@@ -134,7 +134,7 @@ func (h *hub) fromIOPub(m *jupyter.Message, own []byte) (ours bool) {
 		h.learnSession(m)
 	case kindStream:
 		if h.output != nil {
-			h.output.Text(jupyter.PeekRaw(m.Content, "text"), now)
+			h.output.Text(jupyter.PeekRaw(m.Content, "text"), m.Size(), now)
 		}
 	}
 	if h.caps.take(kind, m, parent.id, now) {

@@ -7,9 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"kernelgw/jupyter"
 	"kernelgw/jupyter/wsproto"
 	"kernelgw/sandboxes/agentapi"
 )
@@ -126,4 +131,96 @@ func TestTheEndOfAKernelWaitsForItsOutputToBeStored(t *testing.T) {
 	if got := <-text; got != "last words\n" {
 		t.Errorf("stored was %q", got)
 	}
+}
+
+// printing runs the output log of an agent without a kernel until the test ends. It
+// is for a bubble of synctest.
+func printing(t *testing.T) (a *Agent, say func(text string)) {
+	o := Options{RuntimeDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	o.Config.OutputLog = &agentapi.OutputLogConfig{SpoolBytes: 1 << 20}
+	a = &Agent{opts: o, hub: newHub(&o, func() {}), sealing: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.keepOutput(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	return a, func(text string) {
+		h := a.hub
+		h.fromKernel(jupyter.NewStream("stdout", text, "k", []byte(`{"msg_id":"a"}`)), []byte("own"))
+	}
+}
+
+func TestThoseWhoAskForPartsAtOnceWaitForOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, say := printing(t)
+		var asking sync.WaitGroup
+		ask := func() {
+			asking.Go(func() {
+				if err := a.sealOnDemand(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		begin := time.Now()
+		say("one")
+		ask()
+		asking.Wait()
+		say("two")
+		for range 20 {
+			ask()
+		}
+		asking.Wait()
+		if took := time.Since(begin); took > sealEvery || a.hub.output.Parts() != 2 {
+			t.Errorf("%d parts were made in %v", a.hub.output.Parts(), took)
+		}
+		say("three")
+		ask()
+		time.Sleep(time.Second)
+		ask() // it has the part of who waits
+		asking.Wait()
+		if took := time.Since(begin); took > 2*sealEvery || a.hub.output.Parts() != 3 || a.hub.output.Open() {
+			t.Errorf("%d parts were made in %v", a.hub.output.Parts(), took)
+		}
+		say("four")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := a.sealOnDemand(ctx); err == nil {
+			t.Error("a part was made too soon")
+		}
+	})
+}
+
+func TestTheEndOfAKernelWaitsForNobodyWhoDoesNotCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, say := printing(t)
+		end := func() time.Duration {
+			a.watched.Store(time.Now().UnixNano())
+			begin := time.Now()
+			a.sealOutput()
+			a.saveOutput()
+			return time.Since(begin)
+		}
+		say("one")
+		if took := end(); took < lastParts {
+			t.Errorf("it waited %v for the first part", took)
+		}
+		time.Sleep(partPatience)
+		say("two")
+		if took := end(); took > time.Second {
+			t.Errorf("it waited %v for parts that nobody wanted", took)
+		}
+		p, _, ok := a.hub.output.Oldest() // somebody comes
+		if took := end(); !ok || took < lastParts {
+			t.Errorf("it waited %v", took)
+		}
+		a.hub.output.Stored(p.Number + 1)
+		if took := end(); took > time.Second {
+			t.Errorf("it waited %v for nothing", took)
+		}
+	})
 }

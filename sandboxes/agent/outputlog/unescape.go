@@ -20,23 +20,28 @@ func (u *unescaper) each(raw []byte, size int, take func(text []byte)) {
 	raw = raw[1:]
 	out := u.piece[:0]
 	defer func() { u.piece = out[:0] }()
+	quote := end(raw)
 	for len(raw) > 0 {
-		plain := bytes.IndexAny(raw[:min(len(raw), size)], `"\`)
-		end := plain < 0
-		if end {
-			plain = min(len(raw), size)
+		most := min(quote, size)
+		plain := bytes.IndexByte(raw[:most], '\\')
+		escape := plain >= 0
+		if !escape {
+			plain = most
 		}
 		out = append(out, raw[:plain]...)
-		raw = raw[plain:]
-		if !end {
-			if raw[0] == '"' {
-				break
-			}
+		raw, quote = raw[plain:], quote-plain
+		if !escape && quote == 0 {
+			break
+		}
+		if escape {
 			var n int
 			if out, n = appendEscape(out, raw); n == 0 {
 				break
 			}
-			raw = raw[n:]
+			raw, quote = raw[n:], quote-n
+			if quote < 0 { // it was of the escape
+				quote = end(raw)
+			}
 		}
 		if len(out) >= size {
 			take(out)
@@ -44,6 +49,38 @@ func (u *unescaper) each(raw []byte, size int, take func(text []byte)) {
 		}
 	}
 	take(out)
+}
+
+// end returns where the next quote is, or how long raw is without one.
+func end(raw []byte) int {
+	if i := bytes.IndexByte(raw, '"'); i >= 0 {
+		return i
+	}
+	return len(raw)
+}
+
+// textSize is how long the text of a JSON string is.
+func textSize(raw []byte) (size int64) {
+	if len(raw) < 2 || raw[0] != '"' {
+		return 0
+	}
+	raw = raw[1:]
+	var scratch [2 * utf8.UTFMax]byte
+	for quote := end(raw); ; {
+		plain := bytes.IndexByte(raw[:quote], '\\')
+		if plain < 0 {
+			return size + int64(quote)
+		}
+		text, n := appendEscape(scratch[:0], raw[plain:])
+		size += int64(plain + len(text))
+		if n == 0 {
+			return size
+		}
+		raw, quote = raw[plain+n:], quote-plain-n
+		if quote < 0 { // it was of the escape
+			quote = end(raw)
+		}
+	}
 }
 
 // appendEscape appends what the escape that raw begins with stands for, and returns
