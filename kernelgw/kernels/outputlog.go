@@ -47,7 +47,7 @@ func (m *Manager) keepOutputLog(ctx context.Context, k *kernel, agent *agentapi.
 		return
 	}
 	failing := false
-	for pause := saveFirst; m.waitParts(ctx, k); {
+	for pause := saveFirst; m.waitWork(ctx, k, func(s agentapi.Status) bool { return s.LogParts > 0 }); {
 		stored, err := m.storeParts(ctx, k, agent)
 		if stored > 0 {
 			pause = saveFirst
@@ -101,19 +101,6 @@ func (m *Manager) giveUpParts(ctx context.Context, k *kernel, agent *agentapi.Cl
 	if err := agent.LogStored(ctx, agentapi.MaxOutputParts); err != nil && ctx.Err() == nil {
 		m.o.Log.Warn("an agent cannot be told to forget output", "kernel", k.record.ID, "error", err)
 	}
-}
-
-// waitParts waits until there are parts to store, and reports whether ctx has not
-// ended before.
-func (m *Manager) waitParts(ctx context.Context, k *kernel) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for k.status.LogParts == 0 || !m.ready { // before that sessions are not all there
-		if m.waitChange(ctx, k) != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // storeParts stores the parts that a kernel's agent has, one after the other, and

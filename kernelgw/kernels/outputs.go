@@ -68,7 +68,7 @@ func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 		return
 	}
 	var pace savePace
-	for m.waitUnsaved(ctx, k) {
+	for m.waitWork(ctx, k, func(s agentapi.Status) bool { return s.Unsaved > 0 }) {
 		err := m.saveOutputs(ctx, k, agent, false)
 		m.mu.Lock()
 		joined := k.joined
@@ -91,12 +91,12 @@ func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 	}
 }
 
-// waitUnsaved waits until there is something to save, and reports whether ctx has
-// not ended before.
-func (m *Manager) waitUnsaved(ctx context.Context, k *kernel) bool {
+// waitWork waits until an agent has something that is to be saved, and reports whether
+// ctx has not ended before.
+func (m *Manager) waitWork(ctx context.Context, k *kernel, has func(agentapi.Status) bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for k.status.Unsaved == 0 || !m.ready { // before that sessions are not all there
+	for !has(k.status) || !m.ready { // before that sessions are not all there
 		if m.waitChange(ctx, k) != nil {
 			return false
 		}
