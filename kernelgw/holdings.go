@@ -68,7 +68,9 @@ func (h *holdings) count(workspace string, counted chan<- struct{}) {
 	var err error
 	select {
 	case h.turn <- struct{}{}:
-		found.used, found.limit, err = h.usage(ctx, workspace)
+		if err = ctx.Err(); err == nil { // the turn may have come by the end of the server
+			found.used, found.limit, err = h.usage(ctx, workspace)
+		}
 		<-h.turn
 	case <-ctx.Done():
 		err = ctx.Err()

@@ -69,7 +69,7 @@ func sweepHeld(t *testing.T, s *s3store.Store, g *gate, word string, meanwhile f
 	case err := <-swept:
 		t.Fatalf("the sweep never asked for %s: %v", word, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := meanwhile(ctx); err != nil {
 		t.Errorf("during a sweep that is held at %s: %v", word, err)

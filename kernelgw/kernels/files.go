@@ -41,7 +41,7 @@ func (m *Manager) linkFiles(ctx context.Context, k *kernel, agent *agentapi.Clie
 		return
 	}
 	author := "a kernel"
-	if k.record.isTerminals() {
+	if k.terminals {
 		author = "a terminal"
 	}
 	for pause := relinkFirst; ; pause = min(2*pause, relinkLast) {
@@ -51,7 +51,7 @@ func (m *Manager) linkFiles(ctx context.Context, k *kernel, agent *agentapi.Clie
 			return // made by a gateway that kept no files
 		}
 		if err == nil {
-			err = m.o.Files.Serve(ctx, conn, k.record.Workspace, author)
+			err = m.o.Files.Serve(ctx, conn, k.workspace, author)
 		}
 		if time.Since(begin) > linkLived {
 			pause = relinkFirst
@@ -62,7 +62,7 @@ func (m *Manager) linkFiles(ctx context.Context, k *kernel, agent *agentapi.Clie
 		case <-time.After(pause):
 		}
 		m.o.Metrics.AgentErrors.WithLabelValues("files").Inc()
-		m.o.Log.Debug("lost the link for a sandbox's files; linking again", "kernel", k.record.ID, "error", err)
+		m.o.Log.Debug("lost the link for a sandbox's files; linking again", "kernel", k.id, "error", err)
 	}
 }
 
@@ -75,7 +75,7 @@ func (m *Manager) flushFiles(ctx context.Context, k *kernel, agent *agentapi.Cli
 	_, err := agent.FlushFiles(ctx)
 	if err != nil && !isMissing(err) && !errors.Is(err, agentapi.ErrGone) {
 		m.o.Metrics.AgentErrors.WithLabelValues("files").Inc()
-		m.o.Log.Error("files of a sandbox that ends are not all saved", "kernel", k.record.ID, "workspace", k.record.Workspace, "error", err)
+		m.o.Log.Error("files of a sandbox that ends are not all saved", "kernel", k.id, "workspace", k.workspace, "error", err)
 	}
 }
 

@@ -28,7 +28,7 @@ func (m *Manager) keep(ctx context.Context, k *kernel, spec sandboxes.Spec, crea
 	if err != nil {
 		m.countStart(k, "failed")
 		m.o.Metrics.SandboxErrors.WithLabelValues("create").Inc()
-		m.o.Log.Error("cannot create a sandbox", "kernel", k.record.ID, "sandbox", spec.ID, "error", err)
+		m.o.Log.Error("cannot create a sandbox", "kernel", k.id, "sandbox", spec.ID, "error", err)
 		// The cause is for the operator's log: it names the host's paths.
 		reason := "its sandbox could not be created"
 		if m.ctx.Err() != nil {
@@ -107,7 +107,7 @@ func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 			break
 		}
 		m.o.Metrics.AgentErrors.WithLabelValues("ready").Inc()
-		m.o.Log.Error("the agent of an adopted kernel does not answer; asking on", "kernel", k.record.ID, "error", err)
+		m.o.Log.Error("the agent of an adopted kernel does not answer; asking on", "kernel", k.id, "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
@@ -120,7 +120,7 @@ func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 	if err != nil {
 		m.o.Metrics.AgentErrors.WithLabelValues("ready").Inc()
 		m.countStart(k, "failed")
-		m.o.Log.Error("the agent of a new sandbox does not answer", "kernel", k.record.ID, "sandbox", sandbox.Spec.ID, "error", err)
+		m.o.Log.Error("the agent of a new sandbox does not answer", "kernel", k.id, "sandbox", sandbox.Spec.ID, "error", err)
 		m.destroy(ctx, sandbox.Spec.ID)
 		return "its sandbox did not answer"
 	}
@@ -146,7 +146,7 @@ func (m *Manager) follow(ctx context.Context, k *kernel, sandbox sandboxes.Sandb
 		case <-time.After(pause):
 		}
 		m.o.Metrics.AgentErrors.WithLabelValues("watch").Inc()
-		m.o.Log.Debug("lost an agent's status; asking again", "kernel", k.record.ID, "error", err)
+		m.o.Log.Debug("lost an agent's status; asking again", "kernel", k.id, "error", err)
 	}
 }
 
@@ -189,7 +189,7 @@ func (m *Manager) observe(k *kernel, told agentapi.Status) {
 
 // countStart counts how the start of a kernel went.
 func (m *Manager) countStart(k *kernel, how string) {
-	if k.record.isTerminals() {
+	if k.terminals {
 		return
 	}
 	m.o.Metrics.KernelStarts.WithLabelValues(how).Inc()
@@ -201,8 +201,8 @@ func (m *Manager) countStart(k *kernel, how string) {
 // ended marks a kernel dead after its sandbox has ended, and removes what is
 // left of the sandbox. Clients learn of it first.
 func (m *Manager) ended(ctx context.Context, k *kernel, sandbox, reason string) {
-	m.o.Log.Warn("a kernel died", "kernel", k.record.ID, "sandbox", sandbox, "reason", reason)
-	if k.record.isTerminals() { // nobody restarts it
+	m.o.Log.Warn("a kernel died", "kernel", k.id, "sandbox", sandbox, "reason", reason)
+	if k.terminals { // nobody restarts it
 		m.mu.Lock()
 		k.status.Reason = printable(reason)
 		m.mu.Unlock()
@@ -238,7 +238,7 @@ func (m *Manager) terminated(ctx context.Context, k *kernel, sandbox string) {
 	if k.acquire(ctx) != nil {
 		return
 	}
-	m.o.Log.Info("a kernel ended", "kernel", k.record.ID, "sandbox", sandbox)
+	m.o.Log.Info("a kernel ended", "kernel", k.id, "sandbox", sandbox)
 	m.remove(ctx, k)
 	k.release()
 	m.destroyOrReap(sandbox)
@@ -253,10 +253,10 @@ func (m *Manager) remove(ctx context.Context, k *kernel) {
 		m.count(k, k.status.ExecutionState, "")
 	}
 	k.removed, k.agent = true, nil
-	delete(m.kernels, k.record.name())
+	delete(m.kernels, k.name())
 	var orphans []string
 	for id, s := range m.sessions {
-		if s.kernel() == k.record.name() {
+		if s.kernel() == k.name() {
 			orphans = append(orphans, id)
 			delete(m.sessions, id)
 		}
@@ -269,7 +269,7 @@ func (m *Manager) remove(ctx context.Context, k *kernel) {
 			m.o.Log.Error("cannot delete a session record", "session", id, "error", err)
 		}
 	}
-	if err := m.o.Store.Delete(ctx, registry.Kernels, k.record.key); err != nil {
-		m.o.Log.Error("cannot delete a kernel record", "kernel", k.record.ID, "error", err)
+	if err := m.o.Store.Delete(ctx, registry.Kernels, k.key); err != nil {
+		m.o.Log.Error("cannot delete a kernel record", "kernel", k.id, "error", err)
 	}
 }

@@ -14,7 +14,10 @@ import (
 
 // kernel is the Manager's view of one kernel.
 type kernel struct {
-	// set at construction
+	// set at construction; the first of them as in the record
+	id, workspace, owner, key string
+	terminals                 bool // it is the sandbox of a workspace's terminals
+
 	op       chan struct{} // holds a token while an operation changes the kernel: one at a time
 	reported chan struct{} // closed at the first word from the agent, or at the end of its keeper
 	policing chan struct{} // holds a token while the sandbox's network policy is changed: one at a time
@@ -50,6 +53,7 @@ func newKernel(r record) *kernel {
 	kept := make(chan struct{})
 	close(kept)
 	return &kernel{
+		id: r.ID, workspace: r.Workspace, owner: r.Owner, key: r.key, terminals: r.isTerminals(),
 		op: make(chan struct{}, 1), reported: make(chan struct{}), policing: make(chan struct{}, 1),
 		saving: make(chan struct{}, 1), storing: make(chan struct{}, 1), ending: make(chan struct{}), sealing: newSealPace(), interims: map[string]interim{},
 		record:  r,
@@ -57,6 +61,8 @@ func newKernel(r record) *kernel {
 		changed: make(chan struct{}), stopKeeper: func() {}, kept: kept,
 	}
 }
+
+func (k *kernel) name() name { return name{k.workspace, k.id} }
 
 // acquire waits for the right to change the kernel. The caller must release.
 func (k *kernel) acquire(ctx context.Context) error {
@@ -105,7 +111,7 @@ func (k *kernel) notify() {
 // snapshot is the kernel as callers see it. The caller holds Manager.mu.
 func (k *kernel) snapshot() Kernel {
 	return Kernel{
-		ID: k.record.ID, Workspace: k.record.Workspace, Name: k.record.Name,
+		ID: k.id, Workspace: k.workspace, Name: k.record.Name,
 		ExecutionState: k.status.ExecutionState, LastActivity: k.status.LastActivity,
 		Connections: k.connections, Reason: k.status.Reason,
 	}

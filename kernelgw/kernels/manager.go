@@ -146,7 +146,7 @@ func (m *Manager) Ready() bool {
 
 // List returns the kernels of a workspace in order of their creation.
 func (m *Manager) List(ctx context.Context, workspace string) ([]Kernel, error) {
-	m.refresh(ctx, func(k *kernel) bool { return k.record.Workspace == workspace })
+	m.refresh(ctx, func(k *kernel) bool { return k.workspace == workspace })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.ready {
@@ -154,7 +154,7 @@ func (m *Manager) List(ctx context.Context, workspace string) ([]Kernel, error) 
 	}
 	var found []*kernel
 	for _, k := range m.kernels {
-		if k.record.Workspace == workspace && !k.record.isTerminals() {
+		if k.workspace == workspace && !k.terminals {
 			found = append(found, k)
 		}
 	}
@@ -170,7 +170,7 @@ func (m *Manager) List(ctx context.Context, workspace string) ([]Kernel, error) 
 
 // Get returns one kernel of a workspace.
 func (m *Manager) Get(ctx context.Context, workspace, id string) (Kernel, error) {
-	m.refresh(ctx, func(k *kernel) bool { return k.record.ID == id && k.record.Workspace == workspace })
+	m.refresh(ctx, func(k *kernel) bool { return k.id == id && k.workspace == workspace })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k, err := m.find(workspace, id)
@@ -213,7 +213,7 @@ func (m *Manager) find(workspace, id string) (*kernel, error) {
 		return nil, fmt.Errorf("%w: the gateway is still adopting kernels", ErrNotReady)
 	}
 	k, ok := m.kernels[name{workspace, id}]
-	if !ok || k.record.isTerminals() {
+	if !ok || k.terminals {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	return k, nil
@@ -337,7 +337,7 @@ func (m *Manager) adopt(ctx context.Context) error {
 	defer cancel()
 	for _, k := range adopted {
 		if !k.waitReported(patience) {
-			m.o.Log.Warn("an adopted kernel has not answered yet; it is listed as starting", "kernel", k.record.ID)
+			m.o.Log.Warn("an adopted kernel has not answered yet; it is listed as starting", "kernel", k.id)
 		}
 	}
 	if ctx.Err() != nil {
@@ -414,14 +414,14 @@ func (m *Manager) forgetDead(ctx context.Context) {
 	m.mu.Lock()
 	var old []*kernel
 	for _, k := range m.kernels {
-		if k.dead() && !k.record.isTerminals() && time.Since(k.deadSince) > m.o.DeadRetention {
+		if k.dead() && !k.terminals && time.Since(k.deadSince) > m.o.DeadRetention {
 			old = append(old, k)
 		}
 	}
 	m.mu.Unlock()
 	for _, k := range old {
-		if err := m.Shutdown(ctx, k.record.Workspace, k.record.ID); err != nil && !errors.Is(err, ErrNotFound) {
-			m.o.Log.Error("cannot forget a dead kernel", "kernel", k.record.ID, "error", err)
+		if err := m.Shutdown(ctx, k.workspace, k.id); err != nil && !errors.Is(err, ErrNotFound) {
+			m.o.Log.Error("cannot forget a dead kernel", "kernel", k.id, "error", err)
 		}
 	}
 }
@@ -429,7 +429,7 @@ func (m *Manager) forgetDead(ctx context.Context) {
 // count moves a kernel between the states of the kernels metric. The caller
 // holds mu.
 func (m *Manager) count(k *kernel, from, to jupyter.State) {
-	if k.record.isTerminals() {
+	if k.terminals {
 		return
 	}
 	if from != "" {

@@ -43,7 +43,10 @@ var errStorage = errors.New("the storage fails")
 // gives a part until it is told that it is stored, so that a gateway that is killed
 // loses none, and one that is stored already is not stored twice.
 func (m *Manager) keepOutputLog(ctx context.Context, k *kernel, agent *agentapi.Client) {
-	if k.record.Run == "" {
+	m.mu.Lock()
+	keeps := k.record.Run != ""
+	m.mu.Unlock()
+	if !keeps {
 		return
 	}
 	failing := false
@@ -55,7 +58,7 @@ func (m *Manager) keepOutputLog(ctx context.Context, k *kernel, agent *agentapi.
 		if err != nil && ctx.Err() == nil {
 			m.o.Metrics.AgentErrors.WithLabelValues("log").Inc()
 			m.o.Log.Error("cannot store what a kernel prints; trying again",
-				"kernel", k.record.ID, "workspace", k.record.Workspace, "in", pause, "error", err)
+				"kernel", k.id, "workspace", k.workspace, "in", pause, "error", err)
 			if failing && errors.Is(err, errStorage) && k.isEnding() {
 				m.giveUpParts(ctx, k, agent)
 			}
@@ -97,9 +100,9 @@ func pauseStoring(ctx context.Context, k *kernel, pause time.Duration) bool {
 // giveUpParts has an agent forget the parts that cannot be stored: its kernel is
 // gone, and it would wait for that in vain.
 func (m *Manager) giveUpParts(ctx context.Context, k *kernel, agent *agentapi.Client) {
-	m.o.Log.Error("output of a kernel that ends is lost: it cannot be stored", "kernel", k.record.ID, "workspace", k.record.Workspace)
+	m.o.Log.Error("output of a kernel that ends is lost: it cannot be stored", "kernel", k.id, "workspace", k.workspace)
 	if err := agent.LogStored(ctx, agentapi.MaxOutputParts); err != nil && ctx.Err() == nil {
-		m.o.Log.Warn("an agent cannot be told to forget output", "kernel", k.record.ID, "error", err)
+		m.o.Log.Warn("an agent cannot be told to forget output", "kernel", k.id, "error", err)
 	}
 }
 
@@ -175,7 +178,7 @@ func (m *Manager) storePart(ctx context.Context, k *kernel, agent *agentapi.Clie
 func (m *Manager) storer(k *kernel) saver {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return saver{owner: k.record.Owner, last: k.isEnding()}
+	return saver{owner: k.owner, last: k.isEnding()}
 }
 
 // putPart stores a part that a kernel's agent has given.

@@ -64,7 +64,7 @@ type interim struct {
 // ends. What is unsaved the agent remembers: whatever happens to the gateway, it is
 // told again.
 func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Client) {
-	if m.o.Notebooks == nil || k.record.isTerminals() {
+	if m.o.Notebooks == nil || k.terminals {
 		return
 	}
 	var pace savePace
@@ -77,7 +77,7 @@ func (m *Manager) keepOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 		if err != nil && !errors.Is(err, errNoneUnsaved) && ctx.Err() == nil {
 			m.o.Metrics.AgentErrors.WithLabelValues("outputs").Inc()
 			m.o.Log.Error("cannot save what cells put out while nobody was there; trying again",
-				"kernel", k.record.ID, "workspace", k.record.Workspace, "in", pause, "error", err)
+				"kernel", k.id, "workspace", k.workspace, "in", pause, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -107,7 +107,7 @@ func (m *Manager) waitWork(ctx context.Context, k *kernel, has func(agentapi.Sta
 // saveLastOutputs saves what a kernel's cells have put out that is about to end, if
 // nobody is there to do it.
 func (m *Manager) saveLastOutputs(ctx context.Context, k *kernel, agent *agentapi.Client) {
-	if m.o.Notebooks == nil || k.record.isTerminals() {
+	if m.o.Notebooks == nil || k.terminals {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastSavePatience)
@@ -115,7 +115,7 @@ func (m *Manager) saveLastOutputs(ctx context.Context, k *kernel, agent *agentap
 	err := m.saveOutputs(ctx, k, agent, true)
 	if err != nil && !errors.Is(err, errNoneUnsaved) && !isMissing(err) && !errors.Is(err, agentapi.ErrGone) {
 		m.o.Metrics.AgentErrors.WithLabelValues("outputs").Inc()
-		m.o.Log.Error("what cells of a kernel that ends put out is not saved", "kernel", k.record.ID, "workspace", k.record.Workspace, "error", err)
+		m.o.Log.Error("what cells of a kernel that ends put out is not saved", "kernel", k.id, "workspace", k.workspace, "error", err)
 	}
 }
 
@@ -125,7 +125,7 @@ func (m *Manager) saveOutputs(ctx context.Context, k *kernel, agent *agentapi.Cl
 	ctx, cancel := context.WithTimeout(ctx, savePatience)
 	defer cancel()
 	m.mu.Lock()
-	owner := k.record.Owner
+	owner := k.owner
 	m.mu.Unlock()
 	leave, err := m.saves.ask(ctx, saver{owner, last})
 	if err != nil {
@@ -190,7 +190,7 @@ func (m *Manager) saveCells(ctx context.Context, k *kernel, cells []agentapi.Uns
 		told = append(told, agentapi.SavedCell{Run: c.Run, Until: c.Until, Drop: !done[c.Cell]})
 	}
 	m.o.Log.Info("outputs of cells were saved while nobody was there",
-		"kernel", k.record.ID, "workspace", k.record.Workspace, "cells", len(cells)-left, "without_a_cell", left)
+		"kernel", k.id, "workspace", k.workspace, "cells", len(cells)-left, "without_a_cell", left)
 	return told, nil
 }
 
@@ -220,7 +220,7 @@ func (m *Manager) cellsByPath(ctx context.Context, k *kernel, paths []string, ce
 			byPath[in[0]] = append(byPath[in[0]], c)
 		default:
 			m.o.Log.Warn("several documents of a kernel have a cell: what it put out is saved in none",
-				"kernel", k.record.ID, "workspace", k.record.Workspace, "cell", printable(c.Cell), "documents", len(in))
+				"kernel", k.id, "workspace", k.workspace, "cell", printable(c.Cell), "documents", len(in))
 		}
 	}
 	return byPath, nil
@@ -256,13 +256,13 @@ func (m *Manager) saveIn(ctx context.Context, k *kernel, path string, cells []ag
 func (m *Manager) outputsFor(k *kernel, path string, cells []agentapi.UnsavedCell) NotebookOutputs {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return NotebookOutputs{Workspace: k.record.Workspace, Path: path, Owner: k.record.Owner, Own: k.record.Own, Cells: cells}
+	return NotebookOutputs{Workspace: k.workspace, Path: path, Owner: k.owner, Own: k.record.Own, Cells: cells}
 }
 
 // rowsOf returns a kernel's sessions, in order of their creation. The caller holds mu.
 func (m *Manager) rowsOf(k *kernel) (rows []*sessionRow) {
 	for _, row := range m.sessions {
-		if row.kernel() == k.record.name() {
+		if row.kernel() == k.name() {
 			rows = append(rows, row)
 		}
 	}
@@ -290,7 +290,7 @@ func (m *Manager) documents(k *kernel) (paths []string) {
 func (m *Manager) UsedBy(ctx context.Context, workspace, id, who string) error {
 	m.mu.Lock()
 	k, err := m.find(workspace, id)
-	known := err != nil || k.record.Owner == who || !k.record.Own
+	known := err != nil || k.owner == who || !k.record.Own
 	m.mu.Unlock()
 	if known {
 		return nil

@@ -88,7 +88,7 @@ func (m *Manager) Workspace(sandbox string) (workspace string, ok bool) {
 	defer m.mu.Unlock()
 	for _, k := range m.kernels {
 		if k.record.Sandbox == sandbox && !k.record.Dead {
-			return k.record.Workspace, true
+			return k.workspace, true
 		}
 	}
 	return "", false
@@ -107,7 +107,7 @@ func (m *Manager) ApplyPolicy(ctx context.Context, workspace string) ([]Outdated
 	for _, k := range alive {
 		all.Go(func() error {
 			if err := m.applyNetwork(ctx, k); err != nil {
-				m.o.Log.Error("cannot change what a sandbox may reach", "kernel", k.record.ID, "workspace", workspace, "error", err)
+				m.o.Log.Error("cannot change what a sandbox may reach", "kernel", k.id, "workspace", workspace, "error", err)
 			}
 			return nil
 		})
@@ -133,8 +133,8 @@ func (m *Manager) Outdated(ctx context.Context, workspace string) ([]Outdated, e
 	for _, k := range alive {
 		made := m.madeWith(k.record)
 		o := Outdated{
-			Kernel: k.record.ID, Limits: made.Resources != now.Resources, Image: made.Image != now.Image,
-			Output:  made.Caps != now.Caps && !k.record.isTerminals(),
+			Kernel: k.id, Limits: made.Resources != now.Resources, Image: made.Image != now.Image,
+			Output:  made.Caps != now.Caps && !k.terminals,
 			Network: k.network != nil && !sameNetwork(*k.network, now.Network),
 		}
 		if o.Network || o.Limits || o.Image || o.Output {
@@ -153,7 +153,7 @@ func (m *Manager) alive(workspace string) ([]*kernel, error) {
 	}
 	var list []*kernel
 	for _, k := range m.kernels {
-		if k.record.Workspace == workspace && !k.record.Dead && k.record.Sandbox != "" {
+		if k.workspace == workspace && !k.record.Dead && k.record.Sandbox != "" {
 			list = append(list, k)
 		}
 	}
@@ -177,7 +177,7 @@ func (m *Manager) applyNetwork(ctx context.Context, k *kernel) error {
 		return ctx.Err()
 	}
 	m.mu.Lock()
-	workspace, sandbox, known := k.record.Workspace, k.record.Sandbox, k.network
+	workspace, sandbox, known := k.workspace, k.record.Sandbox, k.network
 	m.mu.Unlock()
 	p, err := m.policy(ctx, workspace)
 	if err != nil {
@@ -212,7 +212,7 @@ func (m *Manager) networkOfAdopted(ctx context.Context, k *kernel) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		m.o.Log.Error("cannot set what an adopted sandbox may reach; trying again", "kernel", k.record.ID, "in", pause, "error", err)
+		m.o.Log.Error("cannot set what an adopted sandbox may reach; trying again", "kernel", k.id, "in", pause, "error", err)
 		select {
 		case <-ctx.Done():
 			return

@@ -139,7 +139,7 @@ func (m *Manager) describe(row *sessionRow) (Session, error) {
 
 // Sessions returns the sessions of a workspace in order of their creation.
 func (m *Manager) Sessions(ctx context.Context, workspace string) ([]Session, error) {
-	m.refresh(ctx, func(k *kernel) bool { return k.record.Workspace == workspace })
+	m.refresh(ctx, func(k *kernel) bool { return k.workspace == workspace })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.ready {

@@ -29,7 +29,7 @@ const maxKernels = 1000
 // kernelsOf counts a workspace's kernels. The caller holds mu.
 func (m *Manager) kernelsOf(workspace string) (n int) {
 	for _, k := range m.kernels {
-		if k.record.Workspace == workspace && !k.record.isTerminals() {
+		if k.workspace == workspace && !k.terminals {
 			n++
 		}
 	}
@@ -77,7 +77,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	case !m.ready || m.closed:
 		m.mu.Unlock()
 		return Kernel{}, fmt.Errorf("%w: the gateway is starting or stopping", ErrNotReady)
-	case m.kernels[k.record.name()] != nil:
+	case m.kernels[k.name()] != nil:
 		m.mu.Unlock()
 		return Kernel{}, fmt.Errorf("%w: %s", ErrExists, id)
 	case m.kernelsOf(req.Workspace) >= maxKernels:
@@ -86,7 +86,7 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Kernel, error) {
 	}
 	// Before anyone can see it, so that nobody shuts it down half made.
 	k.op <- struct{}{}
-	m.kernels[k.record.name()] = k
+	m.kernels[k.name()] = k
 	m.count(k, "", jupyter.Starting)
 	m.mu.Unlock()
 
@@ -292,7 +292,7 @@ func (m *Manager) Restart(ctx context.Context, workspace, id string) (Kernel, er
 // revive gives a kernel whose sandbox has ended a new one. The caller holds the
 // kernel's operation.
 func (m *Manager) revive(ctx context.Context, k *kernel, old string) error {
-	policy, err := m.policy(ctx, k.record.Workspace)
+	policy, err := m.policy(ctx, k.workspace)
 	if err != nil {
 		return err
 	}
@@ -339,7 +339,7 @@ func (m *Manager) shutdown(ctx context.Context, k *kernel) error {
 func (m *Manager) end(ctx context.Context, k *kernel) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	id := k.record.ID
+	id := k.id
 
 	m.mu.Lock()
 	agent, removed, sandbox := k.agent, k.removed, k.record.Sandbox

@@ -290,7 +290,7 @@ func (m *Manager) endUnusedTerminals() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, k := range m.kernels {
-		if k.record.isTerminals() && k.unused(m.o.TerminalLinger) && !m.closed {
+		if k.terminals && k.unused(m.o.TerminalLinger) && !m.closed {
 			m.wg.Go(func() { m.endUnused(k, m.o.TerminalLinger) })
 		}
 	}
@@ -302,7 +302,7 @@ func (m *Manager) endEmptyTerminals() {
 	var ending sync.WaitGroup
 	m.mu.Lock()
 	for _, k := range m.kernels {
-		if k.record.isTerminals() && k.unused(0) {
+		if k.terminals && k.unused(0) {
 			ending.Go(func() { m.endUnused(k, 0) })
 		}
 	}
@@ -336,9 +336,9 @@ func (m *Manager) endUnused(k *kernel, linger time.Duration) {
 			return
 		}
 	}
-	m.o.Log.Info("ending the sandbox of terminals: there are none", "workspace", k.record.Workspace, "sandbox", k.record.Sandbox)
+	m.o.Log.Info("ending the sandbox of terminals: there are none", "workspace", k.workspace, "sandbox", k.record.Sandbox)
 	if err := m.end(m.ctx, k); err != nil && !errors.Is(err, ErrNotFound) {
-		m.o.Log.Error("cannot end the sandbox of terminals", "workspace", k.record.Workspace, "error", err)
+		m.o.Log.Error("cannot end the sandbox of terminals", "workspace", k.workspace, "error", err)
 	}
 }
 

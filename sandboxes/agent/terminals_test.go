@@ -327,7 +327,7 @@ func TestSizeIsThatOfTheSmallestScreen(t *testing.T) {
 	s.typed("while [ \"$(stty size)\" != '40 33' ]; do sleep 0.05; done; echo narrow$((1+1))\r")
 	s.shows("narrow2")
 	// Programs are told.
-	s.typed("trap 'echo size $(stty size)' WINCH; echo ready$((1+1))\r")
+	s.typed("sh -c 'trap \"echo size \\$(stty size); exit\" WINCH; echo ready$((1+1)); while :; do sleep 0.05; done'\r")
 	s.shows("ready2")
 	small.send("set_size", 20, 61)
 	s.shows("size 20 61")
