@@ -204,7 +204,8 @@ func xsrf(t testing.TB, s *target, cookies []*http.Cookie) ([]*http.Cookie, stri
 
 func cookieNeedsXSRF(t testing.TB, s *target) {
 	cookies, value := xsrf(t, s, login(t, s))
-	kernel := s.sharedKernel(t)
+	// Of its own: an interrupt that meets ipykernel just before or after a cell ends it.
+	kernel := s.StartKernel(t).ID
 	s.Dial(t, kernel, probe.Dialing{}).Run(t, "1") // one that starts takes no interrupts
 	at := "api/kernels/" + kernel + "/interrupt"
 	message, _ := s.Do(t, "POST", at, nil, probe.WithCookies(cookies)).Want(t, 403).Object(t)["message"].(string)

@@ -22,7 +22,7 @@ var socketChecks = []check{
 	},
 	{
 		name: "ShutdownTellsOpenSockets", run: shutdownTellsSockets,
-		extension: &extension{because: "it leaves sockets of a deleted kernel open, and silent", fails: "waiting 5s for dead"},
+		extension: &extension{because: "it leaves sockets of a deleted kernel open, and silent", fails: "waiting 15s for dead"},
 	},
 }
 
@@ -158,7 +158,7 @@ func shutdownTellsSockets(t testing.TB, s *target) {
 	w := s.Dial(t, k.ID, probe.Dialing{Session: probe.ID()})
 	w.Run(t, "1")
 	s.Do(t, "DELETE", "api/kernels/"+k.ID, nil).Want(t, 204)
-	w.Wait(t, probe.Patience, "dead", func(m probe.Message) bool { return m.State() == "dead" })
+	w.Wait(t, 15*time.Second, "dead", func(m probe.Message) bool { return m.State() == "dead" })
 	if code, reason := w.WaitClosed(t, probe.Patience); code != 1000 {
 		t.Errorf("closed with %d %q, want 1000: the kernel is gone", code, reason)
 	}
