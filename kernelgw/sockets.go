@@ -86,7 +86,7 @@ func (s *sockets) run(p *place, joined ender, work func()) {
 // 1000 or 1001.
 var restarting = splice.Farewell{
 	Code: closeRestart, Reason: "the server is restarting; reconnect",
-	Settle: 250 * time.Millisecond, // agents ping within 50 ms while output flows
+	Settle: 2 * time.Second, // agents ping within 50 ms while output flows, and later where they have no turn
 }
 
 // drain refuses new WebSockets, ends held upgrades and closes open ones.
