@@ -89,6 +89,19 @@ func (s *server) connect(ctx context.Context, kernel string, quick bool) (*clien
 	return s.join(ctx, kernel, uuid.NewString(), quick)
 }
 
+// connectReady is connect to a kernel that executes.
+func (s *server) connectReady(ctx context.Context, kernel string, quick bool) (*client, error) {
+	c, err := s.connect(ctx, kernel, quick)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.ready(); err != nil {
+		c.ws.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
 // reconnect is connect for a client that was there before.
 func (s *server) reconnect(ctx context.Context, kernel, session string) (*client, error) {
 	return s.join(ctx, kernel, session, true)

@@ -52,14 +52,11 @@ func (s subject) kernels(ctx context.Context, h *host, p plan, out *figures) err
 
 // latency measures from an execute_request to the later of its reply and idle.
 func (s subject) latency(ctx context.Context, srv *server, kernel string, quick bool, p plan, out *figures) error {
-	c, err := srv.connect(ctx, kernel, quick)
+	c, err := srv.connectReady(ctx, kernel, quick)
 	if err != nil {
 		return err
 	}
 	defer c.ws.Close()
-	if err := c.ready(); err != nil {
-		return err
-	}
 	n, name := p.plainExecutes, latencyPlain
 	if quick {
 		n, name = p.executes, latencyQuick
@@ -92,14 +89,11 @@ func (s subject) latency(ctx context.Context, srv *server, kernel string, quick 
 // throughput measures one cell that prints many messages of 100 bytes: how fast
 // they arrive, what each costs, and how many do not.
 func (s subject) throughput(ctx context.Context, srv *server, kernel string, p plan, out *figures) error {
-	c, err := srv.connect(ctx, kernel, true)
+	c, err := srv.connectReady(ctx, kernel, true)
 	if err != nil {
 		return err
 	}
 	defer c.ws.Close()
-	if err := c.ready(); err != nil {
-		return err
-	}
 	n := p.messages[srv.kind]
 	code := func(n int) string { return "print " + strconv.Itoa(n) + " 100" }
 	if !s.fake {

@@ -13,14 +13,11 @@ import (
 func (s subject) pastStalled(ctx context.Context, srv *server, kernel string, bytes int, out *figures) error {
 	const size = 64 << 10
 	n := bytes / size
-	c, err := srv.connect(ctx, kernel, true)
+	c, err := srv.connectReady(ctx, kernel, true)
 	if err != nil {
 		return err
 	}
 	defer c.ws.Close()
-	if err := c.ready(); err != nil {
-		return err
-	}
 	watch, err := srv.watchMemory()
 	if err != nil {
 		return err

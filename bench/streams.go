@@ -49,14 +49,11 @@ func printing(n, size int) string { return "print " + strconv.Itoa(n) + " " + st
 
 // volume measures one cell that prints so many bytes in messages of a size.
 func (s subject) volume(ctx context.Context, srv *server, kernel string, bytes, size int, perGB, agentPerGB, rate *figure, out *figures) error {
-	c, err := srv.connect(ctx, kernel, true)
+	c, err := srv.connectReady(ctx, kernel, true)
 	if err != nil {
 		return err
 	}
 	defer c.ws.Close()
-	if err := c.ready(); err != nil {
-		return err
-	}
 	n := bytes / size
 	if err := c.execute(printing(max(n/20, 1), size), func([]byte) {}); err != nil { // warm up
 		return err
