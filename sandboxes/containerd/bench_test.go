@@ -21,10 +21,18 @@ import (
 
 // BenchmarkCreate measures from Create to the first connection to the real
 // agent, beside the same for a container that containerd runs with its defaults,
-// as "ctr run" does. Metrics are medians; the ratio must stay below 1.5.
+// as "ctr run" does, which has no disk of its own. Metrics are medians; the ratio must
+// stay below 1.5.
 func BenchmarkCreate(b *testing.B) {
+	for name, disk := range map[string]int64{"disk=none": 0, "disk=4GiB": 4 << 30} {
+		b.Run(name, func(b *testing.B) { benchmarkCreate(b, disk) })
+	}
+}
+
+func benchmarkCreate(b *testing.B, disk int64) {
 	back := backend{runtime: "runc", daemon: v2().start(b)}
 	o := back.options(b, shortTempDir(b))
+	o.Defaults.DiskBytes = disk
 	d := newDriver(b, o)
 	admin := back.daemon.client(b)
 	config, err := json.Marshal(agentapi.Config{Token: "x", KernelID: "x"})
@@ -64,7 +72,7 @@ func runPlain(b *testing.B, admin *client.Client, agent string, config []byte) t
 	b.Helper()
 	ctx := b.Context()
 	list, err := admin.ListImages(ctx)
-	if err != nil || len(list) != 1 {
+	if err != nil || len(list) == 0 { // each driver calls the same one by a name of its own
 		b.Fatalf("%d images, %v", len(list), err)
 	}
 	dir := shortTempDir(b)
