@@ -144,26 +144,21 @@ func (l *link) mend() {
 }
 
 // cut resets every connection; new ones wait until mend.
-func (l *link) cut() {
-	l.stall()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for p := range l.whole {
-		delete(l.whole, p)
-		reset(p.client)
-		reset(p.server)
-	}
-}
+func (l *link) cut() { l.lose(func(p *pair) { reset(p.server) }) }
 
 // forget is cut, but the server is told nothing: its ends stay open, and silent.
-func (l *link) forget() {
+func (l *link) forget() { l.lose(func(p *pair) { l.lost = append(l.lost, p.server) }) }
+
+// lose stalls, resets the client's end of every connection, and does something with
+// the server's, with the lock held.
+func (l *link) lose(server func(*pair)) {
 	l.stall()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for p := range l.whole {
 		delete(l.whole, p)
 		reset(p.client)
-		l.lost = append(l.lost, p.server)
+		server(p)
 	}
 }
 
